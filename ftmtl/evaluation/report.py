@@ -155,7 +155,7 @@ def _load(source: Any, error: type[ValueError], fallback: str) -> tuple[Any, str
     if not isinstance(source, str | Path):
         return source, fallback
     try:
-        return json.loads(Path(source).readworded(encoding="utf-8")), str(source)
+        return json.loads(Path(source).read_text(encoding="utf-8")), str(source)
     except OSError as reason:
         raise error(f"{source}: cannot be read: {reason.strerror}") from reason
     except ValueError as reason:
