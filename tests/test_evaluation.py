@@ -45,9 +45,7 @@ def test_froc_by_hand() -> None:
 
 def test_an_overlap_of_exactly_the_limit_is_no_hit() -> None:
     """Two boxes of 100 by 60 that share 100 by 20 have an IoU of 0.2."""
-    at_limit = judge(
-        [image(0)], [mass(0, [0, 0, 100, 60])], [prediction(0, [0, 40, 100, 60], 0.9)]
-    )
+    at_limit = judge([image(0)], [mass(0, [0, 0, 100, 60])], [prediction(0, [0, 40, 100, 60], 0.9)])
     assert at_limit["detection"]["iou>0.2"]["tpr_at_fpi"]["5"] == 0
     above = judge([image(0)], [mass(0, [0, 0, 100, 60])], [prediction(0, [0, 39, 100, 60], 0.9)])
     assert above["detection"]["iou>0.2"]["tpr_at_fpi"]["5"] == 1
