@@ -1,0 +1,18 @@
+"""What a reading is worth: FROC, ROC, Dice, each with its uncertainty over patients.
+
+The rooms in the order the data takes: `inputs` (truth and predictions as arrays), `matching` (which
+prediction found which mass), `froc`, `roc` and `dice` (the figures), `bootstrap` (their intervals),
+`evaluate` (all of them together) and `report` (files for people).
+"""
+
+from ftmtl.evaluation.evaluate import evaluate, operating_points
+from ftmtl.evaluation.inputs import InvalidPredictions, InvalidTruth
+from ftmtl.evaluation.report import write_report
+
+__all__ = [
+    "InvalidPredictions",
+    "InvalidTruth",
+    "evaluate",
+    "operating_points",
+    "write_report",
+]

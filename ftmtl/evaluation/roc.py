@@ -1,0 +1,134 @@
+"""Benign or malignant: the area under the ROC curve, by mass, image, breast and patient.
+
+The unit changes the figure more than the model does, so each is named. Masses whose class is not
+known take no part, and neither do images, breasts and patients who hold one (or an ignore region)
+and no mass that is known to be malignant: nobody can say which side they are on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from ftmtl.evaluation.inputs import (
+    MALIGNANT,
+    UNKNOWN_CLASS,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Predictions,
+    Truth,
+)
+from ftmtl.evaluation.matching import MISSED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """n things in the order of their malignancy. `unit` says what they are, for people."""
+
+    unit: str
+    score: FloatArray  # [n]
+    malignant: BoolArray  # [n]
+    patient: IntArray  # [n]
+
+    @property
+    def undefined(self) -> str | None:
+        """Why there is no AUC, or None where there is one."""
+        if not len(self.score):
+            return f"no {self.unit} of known class"
+        if not self.malignant.any():
+            return f"no malignant {self.unit}"
+        return f"no {self.unit} that is not malignant" if self.malignant.all() else None
+
+    def auc(self) -> float | None:
+        """The area under the curve, None where a class never occurs."""
+        return None if self.undefined else float(roc_auc_score(self.malignant, self.score))
+
+    def curve(self) -> tuple[FloatArray, FloatArray]:
+        """(false positive rate, true positive rate), every corner of the curve."""
+        fpr, tpr, _ = roc_curve(self.malignant, self.score)
+        return fpr, tpr
+
+    def _grouped(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """[R, G] weight of malignant and of other things at each of G scores, rising."""
+        order = np.argsort(self.score, kind="stable")
+        ranked, malignant = self.score[order], self.malignant[order]
+        starts = np.flatnonzero(np.append(True, np.diff(ranked) != 0))
+        weight = weights[:, self.patient[order]]
+        return (
+            np.add.reduceat(weight * malignant, starts, axis=1),
+            np.add.reduceat(weight * ~malignant, starts, axis=1),
+        )
+
+    def auc_of(self, weights: FloatArray) -> FloatArray:
+        """[R] the AUC under weights [R, P]: a `Statistic`. Ties count half."""
+        if not len(self.score):
+            return np.full(len(weights), np.nan)
+        malignant, benign = self._grouped(weights)
+        below = np.cumsum(benign, axis=1) - benign
+        won = (malignant * (below + benign / 2)).sum(axis=1)
+        pairs = malignant.sum(axis=1) * benign.sum(axis=1)
+        return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+
+    def tprs(self, weights: FloatArray, fpr: FloatArray) -> FloatArray:
+        """[R, F] the interpolated true positive rate of each replicate at each of fpr [F]."""
+        values = np.full((len(weights), len(fpr)), np.nan)
+        groups = zip(*self._grouped(weights), strict=True)
+        for row, (malignant, benign) in enumerate(groups):
+            x, y = np.cumsum(benign[::-1]), np.cumsum(malignant[::-1])
+            if x[-1] and y[-1]:
+                values[row] = np.interp(fpr, np.append(0, x / x[-1]), np.append(0, y / y[-1]))
+        return values
+
+
+def mass_rankings(
+    truth: Truth, predictions: Predictions, speaker: IntArray
+) -> tuple[Ranking, Ranking]:
+    """(detected masses alone, all masses with a missed one at 0).
+
+    `speaker` [M] is the prediction that speaks for each mass (`matching.detected`); it is ranked
+    by its p_m / (p_b + p_m).
+    """
+    score = np.zeros(truth.masses)
+    seen = speaker != MISSED
+    score[seen] = predictions.malignancy[speaker[seen]]
+    known = truth.mass_class != UNKNOWN_CLASS
+    owner = truth.patient[truth.mass_image]
+
+    def of(chosen: BoolArray, unit: str) -> Ranking:
+        return Ranking(
+            unit=unit,
+            score=score[chosen],
+            malignant=truth.mass_class[chosen] == MALIGNANT,
+            patient=owner[chosen],
+        )
+
+    return of(known & seen, "detected mass"), of(known, "mass")
+
+
+def group_ranking(
+    truth: Truth, evidence: FloatArray, image: IntArray, group: IntArray, unit: str
+) -> Ranking:
+    """Images, breasts or patients: does one hold a malignant mass?
+
+    `group` [I] numbers the unit that each image belongs to, 0…G-1, each unit of one patient.
+    A unit's score is the largest `evidence` [K] that lies on one of its images, `image` [K] being
+    where; 0 where there is none.
+    """
+    groups = int(group.max()) + 1
+    score = np.zeros(groups)
+    np.maximum.at(score, group[image], evidence)
+    mass_group = group[truth.mass_image]
+    malignant = np.zeros(groups, dtype=bool)
+    malignant[mass_group[truth.mass_class == MALIGNANT]] = True
+    unsure = np.zeros(groups, dtype=bool)
+    unsure[mass_group[truth.mass_class == UNKNOWN_CLASS]] = True
+    unsure[group[truth.ignore_image]] = True
+    patient = np.zeros(groups, dtype=np.int64)
+    patient[group] = truth.patient
+    known = malignant | ~unsure
+    return Ranking(
+        unit=unit, score=score[known], malignant=malignant[known], patient=patient[known]
+    )
