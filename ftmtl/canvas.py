@@ -22,6 +22,7 @@ from torch.nn import functional as F
 SURVEY_SIDE = 256  # the breast is looked for on a copy of about this many pixels a side
 THINNEST_BREAST = 9  # on that copy; what is thinner is a label or a frame
 MARGIN = 4  # on that copy, around the breast: faint skin and what opening rounds off
+GLARE = 0.28  # a breast below this share of the film's range is outshone by something else
 WINDOW_PERCENTILES = (1.0, 99.5)
 
 
@@ -140,7 +141,24 @@ def breast_mask(pixels: NDArray[Any]) -> BreastMask:
     if brightest <= darkest:
         flat = float(survey.min())
         top = float(survey.max())
-        return BreastMask(np.ones(survey.shape, bool), step, (flat, top if top > flat else flat + 1))
+        window = (flat, top if top > flat else flat + 1)
+        return BreastMask(np.ones(survey.shape, bool), step, window)
+    mask = _largest_thick(survey, darkest, brightest)
+    # A label or an edge far brighter than the breast takes the range for itself, and faint skin
+    # is lost: then the breast sets the range. Upper quartile: an edge may be part of the region.
+    while (lit := np.percentile(survey[mask], 75)) - darkest < GLARE * (brightest - darkest):
+        brightest = lit
+        mask = _largest_thick(survey, darkest, brightest)
+    low, high = np.percentile(survey[mask], WINDOW_PERCENTILES)
+    if high <= low:
+        low, high = float(darkest), float(brightest)
+    return BreastMask(mask, step, (float(low), float(high)))
+
+
+def _largest_thick(
+    survey: NDArray[np.float32], darkest: float, brightest: float
+) -> NDArray[np.bool_]:
+    """The largest region well above `darkest`, thin ones left out where there are others."""
     relative = np.clip((survey - darkest) / (brightest - darkest), 0, 1)
     # Fat under the skin lies well below Otsu's level between air and gland.
     bright = relative > 0.5 * threshold_otsu(relative)
@@ -149,11 +167,7 @@ def breast_mask(pixels: NDArray[Any]) -> BreastMask:
     regions = label(thick if thick.any() else bright)
     sizes = np.bincount(regions.ravel())
     sizes[0] = 0
-    mask = regions == sizes.argmax()
-    low, high = np.percentile(survey[mask], WINDOW_PERCENTILES)
-    if high <= low:
-        low, high = float(darkest), float(brightest)
-    return BreastMask(mask, step, (float(low), float(high)))
+    return np.asarray(regions == sizes.argmax())
 
 
 def box_of(
