@@ -126,7 +126,7 @@ def edge_distance(mask: NDArray[np.bool_], scale: tuple[float, float]) -> NDArra
 
 @st.composite
 def masks(draw: st.DrawFn) -> tuple[NDArray[np.bool_], CanvasGeometry]:
-    """Blobs from rough to smooth, and single pixels, on a film larger or smaller than the canvas."""
+    """Blobs from rough to smooth, and single pixels, on films larger or smaller than the canvas."""
     geometry = draw(geometries(most=250))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     smoothness = draw(st.sampled_from([0, 0.6, 1, 3, 10, 30]))
@@ -162,7 +162,7 @@ def test_a_mask_survives_where_the_canvas_is_finer_than_the_film() -> None:
 
 
 def triangles(inputs: int, outputs: int) -> NDArray[np.float64]:
-    """Each output pixel's weights [outputs, inputs]: a triangle, zero at its neighbours' centres."""
+    """Each output pixel's weights [outputs, inputs]: a triangle, 0 at its neighbours' centres."""
     factor = inputs / outputs
     centres = (np.arange(outputs) + 0.5) * factor
     distance = np.abs(centres[:, None] - (np.arange(inputs) + 0.5)[None]) / factor

@@ -162,8 +162,8 @@ def without(part: str, key: str) -> Callable[[dict[str, Any]], None]:
         (mass(segmentation="1 2"), "annotation 1: segmentation is neither"),
         (mass(segmentation=[[1, 2, 3, 4]]), "annotation 1: a polygon"),
         (mass(segmentation={"size": [40, 60], "counts": "a"}), "annotation 1: segmentation is of"),
-        (mass(segmentation={"size": [60, 40], "counts": [1, 2]}), "annotation 1: the counts add up"),
-        (mass(segmentation={"size": [60, 40], "counts": [-1, 2401]}), "annotation 1: the counts of"),
+        (mass(segmentation={"size": [60, 40], "counts": [1, 2]}), "annotation 1: the counts add"),
+        (mass(segmentation={"size": [60, 40], "counts": [-1, 2401]}), "annotation 1: the counts"),
     ],
 )
 def test_what_is_wrong_is_refused_with_the_file_and_the_place(
