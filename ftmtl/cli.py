@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _data_options(train)
     train.add_argument("--preset", default="recommended", choices=["paper", "recommended"])
     train.add_argument("--out", type=Path, required=True, help="the run's folder")
-    train.add_argument("--imagenet", type=Path, help="ResNet-50 weights (safetensors) to start from")
+    train.add_argument("--imagenet", type=Path, help="ResNet-50 safetensors to start from")
     train.add_argument("--init", type=Path, help="weights of ours to go on from")
     train.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
     train.add_argument("--device", default="auto")

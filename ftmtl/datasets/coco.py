@@ -50,7 +50,7 @@ def read_coco(file: Path, images: Path) -> list[ImageRecord]:
         if annotation.id in seen:
             raise InvalidDataset(f"{file}: annotation id {annotation.id} occurs twice")
         if image not in by_image:
-            raise InvalidDataset(f"{file}: annotation {annotation.id} is of an unknown image {image}")
+            raise InvalidDataset(f"{file}: annotation {annotation.id}: unknown image {image}")
         _check_inside(file, annotation, sizes[image])
         seen.add(annotation.id)
         by_image[image].append(annotation)
@@ -125,7 +125,9 @@ def _annotation(file: Path, row: dict[str, Any]) -> Annotation:
     try:
         x, y, width, height = (float(v) for v in bbox)
     except (TypeError, ValueError) as error:
-        raise InvalidDataset(f"{file}: annotation {identity}: box {bbox!r} is not 4 numbers") from error
+        raise InvalidDataset(
+            f"{file}: annotation {identity}: box {bbox!r} is not 4 numbers"
+        ) from error
     if not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
         raise InvalidDataset(f"{file}: annotation {identity}: box {bbox!r} has no area")
     category = _need(file, row, "category_id", "annotation")
