@@ -62,7 +62,7 @@ def _draw_finding(pen: ImageDraw.ImageDraw, finding: Finding,
         for line in _contours(mask, finding.bbox):
             points = [(px * scale_x + left, py * scale_y + top) for px, py in line]
             pen.line(points, fill=colour, width=2, joint="curve")
-    words = [finding.label]
+    words: list[str] = [finding.label]
     if finding.malignancy is not None:
         words.append(f"{100 * finding.malignancy:.0f}")
     if finding.scores is not None:
