@@ -149,8 +149,7 @@ def _from_segments(path: Path, grid: LabelGrid, image: ImageInfo) -> Findings:
     before, model = list(known.values()), document.model if document else None
     found: list[Finding] = []
     for segment in segments:
-        if "image" in segment.tags:
-            _check_image(path, segment.tags["image"], image)
+        _check_image(path, segment.image_id, image)
         written = segment.written()
         original = known.pop(segment.id, None)
         mask = "none" if original is None else digest(original.segmentation)
@@ -334,8 +333,8 @@ def _read_document(path: Path, grid: LabelGrid, image: ImageInfo) -> Findings | 
     return document
 
 
-def _check_image(path: Path, name: str, image: ImageInfo) -> None:
-    if name != image.id:
+def _check_image(path: Path, name: str | None, image: ImageInfo) -> None:
+    if name is not None and name != image.id:
         raise UnreadableLabel(
             path,
             f"it is the label of image {name}, not of {image.id}",

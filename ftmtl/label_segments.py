@@ -71,6 +71,11 @@ class Segment:
     rle: Rle | None  # the same
 
     @property
+    def image_id(self) -> str | None:
+        """The image that it was written for, by its tag."""
+        return unquote(self.tags["image"]) if "image" in self.tags else None
+
+    @property
     def named(self) -> Label | None:
         """What its name says."""
         return class_of(self.name)

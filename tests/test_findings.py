@@ -6,7 +6,7 @@ import json
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
@@ -81,6 +81,7 @@ def is_valid(value: object) -> bool:
     return jsonschema.Draft7Validator(SCHEMA).is_valid(value)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(MASKS)
 def test_masks_are_coded_as_pycocotools_codes_them(mask):
     rle = encode_rle(mask)

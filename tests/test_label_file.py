@@ -182,7 +182,9 @@ def test_masks_are_truth_even_where_the_document_survived(ours):
         voxels[layer, 9:12, 5:7, 0] = value
 
     saved_by_another(ours, paint)
-    found = {finding.id: finding for finding in read_label_file(ours, image=IMAGE).findings}
+    read = read_label_file(ours, image=IMAGE)
+    assert read.verdict.how != reading().verdict.how  # no longer the model's alone
+    found = {finding.id: finding for finding in read.findings}
     expected = MASKS["f1"].copy()
     expected[5:7, 9:12] = True
     np.testing.assert_array_equal(found["f1"].mask(), expected)
@@ -312,9 +314,45 @@ def test_a_label_of_another_image_is_refused(ours):
     for path in (ours, SLICER / "saved_again.seg.nrrd"):
         with pytest.raises(UnreadableLabel, match=r"label of image 1\.2\.3, not of 4\.5\.6"):
             read_label_file(path, image=replace(IMAGE, id="4.5.6"))
-    # Its reference geometry gives a cropped file away where there are no tags of ours.
-    with pytest.raises(UnreadableLabel, match="30 × 40, that of the image 60 × 80"):
-        read_label_file(ours, image=replace(IMAGE, width=60, height=80))
+
+
+def test_a_label_of_a_smaller_image_is_refused(tmp_path, ours):
+    larger = replace(IMAGE, width=60, height=80)
+    # It could be a crop; but Slicer writes the geometry of the image on which it was drawn.
+    path = tmp_path / "untagged.seg.nrrd"
+    path.write_bytes((SLICER / "saved_again.seg.nrrd").read_bytes().replace(b"ftmtl.", b"other."))
+    read = read_label_file(path, image=IMAGE)  # f3 was rejected, f4 has no mask
+    assert [finding.id for finding in read.findings] == ["f1", "f2"]
+    for file in (ours, path):
+        with pytest.raises(UnreadableLabel, match="30 × 40, that of the image 60 × 80"):
+            read_label_file(file, image=larger)
+
+
+def test_any_image_id_and_a_document_that_is_gone(tmp_path):
+    path = tmp_path / "a.seg.nrrd"
+    image = replace(IMAGE, id="Klinik (Süd)__a|b:c\\d%20+.png", spacing_mm=None)
+    findings = tuple(
+        replace(finding, area_mm2=None, diameter_mm=None) for finding in reading().findings
+    )
+    write_label_file(path, replace(reading(), image=image, findings=findings))
+    text = path.read_bytes()
+    assert read_label_file(path, image=image).findings == findings
+    path.write_bytes(re.sub(rb"ftmtl_findings:=.*\n", b"", text))
+    assert read_label_file(path, image=image).findings == findings
+    assert read_label_file(path, image=image).model == reading().model
+
+
+def test_a_copied_segment_is_a_new_finding(ours):
+    def copy(header):
+        del header["ftmtl_findings"]
+        for name in ("Name", "Tags", "Layer", "LabelValue", "Extent"):
+            header[f"Segment4_{name}"] = header[f"Segment0_{name}"]
+        header["Segment4_ID"] = "f1 copy"
+
+    saved_by_another(ours, lambda voxels: None, copy)
+    copied = read_label_file(ours, image=IMAGE).findings[-1]
+    assert (copied.id, copied.label, copied.status) == ("f1-copy", "malignant", "added")
+    assert copied.malignancy is None and copied.bbox == (3, 5, 6, 7)
 
 
 def test_an_unknown_name_is_refused(tmp_path):
@@ -446,11 +484,11 @@ def test_damage_of_any_kind_ends_in_one_error(tmp_path, ours, name):
         whole = save_map(tmp_path / name, label_map()).read_bytes()
     path = tmp_path / f"broken-{name}"
     random = np.random.default_rng(0)
-    for length in {*range(0, len(whole), max(1, len(whole) // 150)), len(whole) - 1}:
+    for length in {*range(0, len(whole), max(1, len(whole) // 100)), len(whole) - 1}:
         path.write_bytes(whole[:length])
         with pytest.raises(UnreadableLabel):
             read_label_file(path, image=IMAGE)
-    for _ in range(400):
+    for _ in range(200):
         broken = bytearray(whole)
         for place in random.integers(0, len(whole), size=random.integers(1, 4)):
             broken[place] = random.integers(256)
