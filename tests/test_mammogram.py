@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import time
+import zlib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -478,6 +479,15 @@ def refused_files(folder: Path) -> dict[str, Path]:
     add("a colour", "photo.png", lambda p: Image.fromarray(colour()).save(p))
     add("colour picture", "photo.jpg", lambda p: Image.fromarray(colour()).save(p))
     add("colour ", "photo.tif", lambda p: tifffile.imwrite(p, colour(), photometric="rgb"))
+
+    def vast(path: Path) -> None:
+        Image.fromarray(picture(8)).save(path)
+        data = bytearray(path.read_bytes())
+        data[16:24] = struct.pack(">2L", 30000, 30000)
+        data[29:33] = struct.pack(">L", zlib.crc32(data[12:29]))
+        path.write_bytes(data)
+
+    add("vast", "vast.png", vast)
     add("palette", "p.png", lambda p: Image.fromarray(colour()).convert("P").save(p))
     add("fewer", "bit.png", lambda p: Image.fromarray(pixels > 9).save(p))
     add("of the kind CMYK", "c.jpg", lambda p: Image.fromarray(colour()).convert("CMYK").save(p))
