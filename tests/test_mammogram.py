@@ -595,3 +595,14 @@ def test_rle_segment_tables_that_lie_are_refused(tmp_path: Path) -> None:
         path.write_bytes(data[:at] + struct.pack("<3L", *table) + data[at + 12 :])
         with pytest.raises(UnreadableMammogram, match="RLE segment"):
             read_mammogram(path)
+
+
+def test_a_tiff_with_a_lost_strip_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(12), compression="zlib", rowsperstrip=16)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tag = tiff.pages[0].tags["StripByteCounts"]
+        tag.overwrite((*tag.value[:-1], 0))
+    assert tifffile.imread(path).shape == (61, 43)  # tifffile itself fills it with zeros
+    with pytest.raises(UnreadableMammogram, match="cut short"):
+        read_mammogram(path)
