@@ -240,8 +240,11 @@ def _mask(candidate: Candidate, size: tuple[int, int], spacing: tuple[float, flo
     across = torch.from_numpy((np.arange(left, right) + 0.5 - x) / w * 2 - 1)
     down = torch.from_numpy((np.arange(top, bottom) + 0.5 - y) / h * 2 - 1)
     grid = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=2)[None].float()
-    inside = F.grid_sample(torch.from_numpy(candidate.mask)[None, None], grid, mode="bilinear",
-                           padding_mode="border", align_corners=False)[0, 0] >= 0.5
+    probable = F.grid_sample(torch.from_numpy(candidate.mask)[None, None], grid, mode="bilinear",
+                             padding_mode="border", align_corners=False)[0, 0]
+    # Where background RoIs learn empty maps, a map is the probability of a mass here at all times
+    # that of the pixel being in it. Half its own peak asks the second question alone.
+    inside = probable >= min(0.5, float(candidate.mask.max()) / 2)
     if not inside.any():
         return None, None, None
     columns = np.zeros((size[0], right - left), dtype=bool)
