@@ -1,0 +1,41 @@
+"""Files that are either wholly there or not there at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for binary writing that takes the place of `path` when the block ends well.
+
+    The bytes go to a hidden file in the same folder, are forced to the disk, and are then renamed
+    over `path`. A reader, or a start after a kill at any moment, sees the old file or the new one.
+    If the block raises, `path` is left as it was.
+    """
+    part = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+    try:
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force a rename to the disk; not every system lets a folder be opened."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,1 @@
+"""Data sets, each read into the same records."""

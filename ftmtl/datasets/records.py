@@ -1,0 +1,48 @@
+"""The records that every data set is read into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+BENIGN, MALIGNANT = 1, 2
+CATEGORY_NAMES = {BENIGN: "benign", MALIGNANT: "malignant"}
+
+# What an annotation is to training: a mass; a region that is neither positive nor negative (a
+# finding nobody judged); a place that a reader said holds no mass.
+Role = Literal["mass", "ignore", "hard_negative"]
+MaskSource = Literal["annotated", "model", "fitted", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """One box [x, y, width, height] in image pixels, with its class and, if known, its mask."""
+
+    id: int | str
+    bbox: tuple[float, float, float, float]
+    category: int
+    class_known: bool = True
+    mask_source: MaskSource = "none"
+    segmentation: dict[str, Any] | list[list[float]] | None = None  # COCO RLE or polygons
+    role: Role = "mass"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """One mammogram of a data set; `pixel_aspect` is height ÷ width of a stored pixel."""
+
+    image_id: int | str
+    path: Path
+    width: int
+    height: int
+    patient_id: str
+    laterality: str | None = None
+    view: str | None = None
+    pixel_aspect: float = 1.0
+    annotations: tuple[Annotation, ...] = ()
+
+    @property
+    def masses(self) -> tuple[Annotation, ...]:
+        """The annotations that are masses."""
+        return tuple(a for a in self.annotations if a.role == "mass")

@@ -1,0 +1,535 @@
+"""The one vocabulary: what was found in one mammogram, and its JSON document.
+
+Every part of the system speaks it: the network writes it, the server sends it, the panel in
+3D Slicer edits it, training learns from it. numpy and the standard library are all it needs.
+
+Coordinates are pixels of the stored image, x along columns and y along rows, 0 at the left and
+top *edge* of the first pixel. A box is ``[x, y, width, height]``. A mask is COCO's uncompressed
+run-length code: ``{"size": [height, width], "counts": [...]}``, runs down the columns, the first
+run one of zeros. Millimetres are at the detector.
+
+`ftmtl/schema/findings.schema.json` (JSON Schema, draft-07) says the same to other programs. What
+a schema cannot express (runs that do not add up, a box outside its image, an id used twice) is
+checked here alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+SCHEMA_FILE = Path(__file__).parent / "schema" / "findings.schema.json"
+
+Label = Literal["benign", "malignant"]
+MaskSource = Literal["annotated", "model", "fitted", "none"]
+Source = Literal["model", "annotator"]
+Status = Literal["proposed", "accepted", "edited", "added", "rejected"]
+VerdictLabel = Literal["malignant", "benign", "no finding"]
+
+LABELS: tuple[Label, ...] = get_args(Label)
+CLASSES = ("background", "benign", "malignant")
+KEPT: frozenset[Status] = frozenset({"accepted", "edited", "added"})
+
+LARGEST_SIDE = 65535  # DICOM's Rows and Columns are 16 bits wide
+OUTSIDE = 0.01  # pixels by which a box may stick out of its image: rounding, not error
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PATIENT_KEY = re.compile(r"[0-9a-f]{16}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class InvalidFindings(ValueError):
+    """A document that breaks the vocabulary; the message is one sentence and names the finding."""
+
+
+class Rle(TypedDict):
+    """COCO's uncompressed run-length code of a mask."""
+
+    size: list[int]
+    counts: list[int]
+
+
+def encode_rle(mask: NDArray[np.bool_]) -> Rle:
+    """Run-length code of a mask [height, width]: runs down the columns, zeros first."""
+    height, width = mask.shape
+    columns = np.flatnonzero(mask.any(axis=0))
+    if columns.size == 0:
+        return {"size": [height, width], "counts": [height * width]}
+    # A mass covers few columns, and walking down columns of a whole mammogram is slow.
+    first, last = int(columns[0]), int(columns[-1]) + 1
+    pixels = mask[:, first:last].astype(bool).ravel(order="F")
+    ends = np.append(np.flatnonzero(pixels[1:] != pixels[:-1]) + 1, pixels.size)
+    counts: list[int] = np.diff(ends, prepend=0).tolist()
+    if pixels[0]:
+        counts.insert(0, 0)
+    counts[0] += first * height
+    after = (width - last) * height
+    if not pixels[-1]:
+        counts[-1] += after
+    elif after:
+        counts.append(after)
+    return {"size": [height, width], "counts": counts}
+
+
+def decode_rle(rle: Rle) -> NDArray[np.bool_]:
+    """Mask [height, width] (in column order in memory) of a run-length code.
+
+    Raises InvalidFindings if the runs do not add up to height × width.
+    """
+    height, width = rle["size"]
+    counts = rle["counts"]
+    _check_runs(height, width, counts, "The run-length code")
+    ones = np.arange(len(counts)) % 2 == 1
+    return np.repeat(ones, np.asarray(counts, dtype=np.int64)).reshape(width, height).T
+
+
+def box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    """Smallest box [x, y, width, height] around a mask [height, width] that is not empty."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if rows.size == 0:
+        raise ValueError("An empty mask has no box.")
+    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
+    x, y = int(columns[0]), int(rows[0])
+    return float(x), float(y), float(columns[-1] + 1 - x), float(rows[-1] + 1 - y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One mass: where it is, what it is, and who says so."""
+
+    id: str
+    label: Label
+    scores: dict[str, float] | None = None  # background, benign, malignant; they add up to 1
+    malignancy: float | None = None  # 0 to 1, by the veto
+    bbox: tuple[float, float, float, float]
+    segmentation: Rle | None = None
+    mask_source: MaskSource = "none"
+    area_mm2: float | None = None
+    diameter_mm: float | None = None  # longest Feret diameter
+    source: Source
+    status: Status
+    comment: str = ""
+
+    def __post_init__(self) -> None:
+        here = f"Finding {self.id!r}"
+        if not _ID.fullmatch(self.id):
+            raise InvalidFindings(
+                f"{here}: an id is 1 to 64 letters, digits, dots, dashes or underscores and "
+                "starts with a letter or digit."
+            )
+        _check_choice(self.label, LABELS, f"{here}: label")
+        _check_choice(self.mask_source, get_args(MaskSource), f"{here}: mask_source")
+        _check_choice(self.source, get_args(Source), f"{here}: source")
+        _check_choice(self.status, get_args(Status), f"{here}: status")
+        if self.scores is not None:
+            if set(self.scores) != set(CLASSES):
+                raise InvalidFindings(f"{here}: scores are those of {', '.join(CLASSES)}.")
+            for name in CLASSES:
+                _check_range(self.scores[name], 0, 1, f"{here}: scores.{name}")
+            if abs(sum(self.scores.values()) - 1) > 0.01:
+                raise InvalidFindings(f"{here}: scores must add up to 1.")
+        for name, value, most in (
+            ("malignancy", self.malignancy, 1),
+            ("area_mm2", self.area_mm2, math.inf),
+            ("diameter_mm", self.diameter_mm, math.inf),
+        ):
+            if value is not None:
+                _check_range(value, 0, most, f"{here}: {name}")
+        if len(self.bbox) != 4 or not all(math.isfinite(side) for side in self.bbox):
+            raise InvalidFindings(f"{here}: bbox must be four finite numbers.")
+        if not (self.bbox[2] > 0 and self.bbox[3] > 0):
+            raise InvalidFindings(f"{here}: the width and height of bbox must be above 0.")
+        if (self.segmentation is None) != (self.mask_source == "none"):
+            raise InvalidFindings(
+                f"{here}: mask_source must be 'none' without a segmentation, and only then."
+            )
+        if self.segmentation is not None:
+            height, width = self.segmentation["size"]
+            counts = self.segmentation["counts"]
+            _check_runs(height, width, counts, f"{here}: segmentation")
+            if not any(counts[1::2]):
+                raise InvalidFindings(
+                    f"{here}: the segmentation is empty; it must be null without a mask."
+                )
+
+    def mask(self) -> NDArray[np.bool_] | None:
+        """Mask [height, width] of the whole image, or None where only a box is known."""
+        return None if self.segmentation is None else decode_rle(self.segmentation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInfo:
+    """The mammogram that a document is about."""
+
+    id: str
+    width: int
+    height: int
+    spacing_mm: tuple[float, float] | None = None  # (x, y)
+    laterality: str | None = None
+    view: str | None = None
+    patient_key: str | None = None  # 16 hexadecimal digits: see ftmtl.patient_key
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise InvalidFindings("The image: id must not be empty.")
+        for name, side in (("width", self.width), ("height", self.height)):
+            _check_range(side, 1, LARGEST_SIDE, f"The image: {name}")
+        if self.spacing_mm is not None and not (
+            len(self.spacing_mm) == 2 and all(math.isfinite(s) and s > 0 for s in self.spacing_mm)
+        ):
+            raise InvalidFindings("The image: spacing_mm must be two numbers above 0, or null.")
+        if self.laterality not in ("L", "R", None):
+            raise InvalidFindings("The image: laterality must be 'L', 'R' or null.")
+        # A real hospital number almost never looks like this: none gets in by mistake.
+        if self.patient_key is not None and not _PATIENT_KEY.fullmatch(self.patient_key):
+            raise InvalidFindings(
+                "The image: patient_key must be 16 hexadecimal digits (a keyed hash) or null."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """The weights that proposed the findings."""
+
+    name: str
+    version: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.version:
+            raise InvalidFindings("The model: name and version must not be empty.")
+        if not _SHA256.fullmatch(self.sha256):
+            raise InvalidFindings("The model: sha256 must be 64 hexadecimal digits.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What is said of the whole image; `how` names the rule that was used."""
+
+    malignancy: float
+    label: VerdictLabel
+    how: str
+
+    def __post_init__(self) -> None:
+        _check_range(self.malignancy, 0, 1, "The verdict: malignancy")
+        _check_choice(self.label, get_args(VerdictLabel), "The verdict: label")
+        if self.label == "no finding" and self.malignancy != 0:
+            raise InvalidFindings("The verdict: without a finding the malignancy must be 0.")
+        if not self.how:
+            raise InvalidFindings("The verdict: how must say which rule was used.")
+
+    @classmethod
+    def of(cls, findings: Iterable[Finding], *, how: str) -> Verdict:
+        """The worst of the findings that were not rejected (maximum, as paper 2.3 for a case).
+
+        A person's finding counts by its label, 1 or 0; a proposal by its malignancy. "No
+        finding", with malignancy 0, means that there is none: no mass came above the threshold,
+        or none was left.
+        """
+        standing = [finding for finding in findings if finding.status != "rejected"]
+        if not standing:
+            return cls(malignancy=0.0, label="no finding", how=how)
+        any_malignant = any(finding.label == "malignant" for finding in standing)
+        return cls(
+            malignancy=max(_malignancy(finding) for finding in standing),
+            label="malignant" if any_malignant else "benign",
+            how=how,
+        )
+
+
+def _malignancy(finding: Finding) -> float:
+    if finding.malignancy is None or finding.status in KEPT:
+        return 1.0 if finding.label == "malignant" else 0.0
+    return float(finding.malignancy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """The document of one image. A label that nobody's model took part in has no `model`."""
+
+    image: ImageInfo
+    model: ModelInfo | None
+    findings: tuple[Finding, ...]
+    verdict: Verdict
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        image = self.image
+        if self.schema_version != SCHEMA_VERSION:
+            raise InvalidFindings(
+                f"The document: schema_version is {self.schema_version!r}, and this program "
+                f"knows only {SCHEMA_VERSION}."
+            )
+        seen: set[str] = set()
+        for finding in self.findings:
+            here = f"Finding {finding.id!r}"
+            if finding.id in seen:
+                raise InvalidFindings(f"{here}: its id is used twice.")
+            seen.add(finding.id)
+            x, y, width, height = finding.bbox
+            if not (
+                min(x, y) >= -OUTSIDE
+                and x + width <= image.width + OUTSIDE
+                and y + height <= image.height + OUTSIDE
+            ):
+                raise InvalidFindings(
+                    f"{here}: bbox must lie inside the image of {image.width} × {image.height} "
+                    "pixels."
+                )
+            rle = finding.segmentation
+            if rle is not None and list(rle["size"]) != [image.height, image.width]:
+                raise InvalidFindings(
+                    f"{here}: the size of the segmentation must be that of the image, "
+                    f"[{image.height}, {image.width}]."
+                )
+            measured = finding.area_mm2 is not None or finding.diameter_mm is not None
+            if image.spacing_mm is None and measured:
+                raise InvalidFindings(
+                    f"{here}: area_mm2 and diameter_mm must be null where the image has no spacing."
+                )
+
+    def kept(self) -> tuple[Finding, ...]:
+        """Those that a person stands by (accepted, edited or added): the truth for training."""
+        return tuple(finding for finding in self.findings if finding.status in KEPT)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as plain dicts, lists, strings and numbers, ready for `json.dump`."""
+        spacing = self.image.spacing_mm
+        image = asdict(self.image) | {
+            "width": int(self.image.width),
+            "height": int(self.image.height),
+            "spacing_mm": None if spacing is None else [float(side) for side in spacing],
+        }
+        return {
+            "schema_version": self.schema_version,
+            "image": image,
+            "model": None if self.model is None else asdict(self.model),
+            "findings": [_finding_to_json(finding) for finding in self.findings],
+            "verdict": asdict(self.verdict) | {"malignancy": float(self.verdict.malignancy)},
+        }
+
+    @classmethod
+    def from_json(cls, document: object) -> Findings:
+        """Read and check a document; raises InvalidFindings with the reason."""
+        fields = _Fields(
+            document,
+            "The document",
+            ("schema_version", "image", "model", "findings", "verdict"),
+        )
+        version = fields.integer("schema_version")
+        if version != SCHEMA_VERSION:
+            raise InvalidFindings(
+                f"The document: schema_version is {version}, and this program knows only "
+                f"{SCHEMA_VERSION}."
+            )
+        model = fields["model"]
+        return cls(
+            image=_image_from_json(fields["image"]),
+            model=None if model is None else _model_from_json(model),
+            findings=tuple(
+                _finding_from_json(finding, number)
+                for number, finding in enumerate(fields.list("findings"), start=1)
+            ),
+            verdict=_verdict_from_json(fields["verdict"]),
+            schema_version=version,
+        )
+
+
+# --- out of Python and back -----------------------------------------------------------------
+
+
+def _finding_to_json(finding: Finding) -> dict[str, Any]:
+    """Numbers as Python's own: networks give numpy's, which json refuses."""
+
+    def number(value: float | None) -> float | None:
+        return None if value is None else float(value)
+
+    scores, rle = finding.scores, finding.segmentation
+    return {
+        "id": finding.id,
+        "label": finding.label,
+        "scores": None if scores is None else {name: float(scores[name]) for name in CLASSES},
+        "malignancy": number(finding.malignancy),
+        "bbox": [float(side) for side in finding.bbox],
+        "segmentation": None
+        if rle is None
+        else {"size": [int(n) for n in rle["size"]], "counts": [int(n) for n in rle["counts"]]},
+        "mask_source": finding.mask_source,
+        "area_mm2": number(finding.area_mm2),
+        "diameter_mm": number(finding.diameter_mm),
+        "source": finding.source,
+        "status": finding.status,
+        "comment": finding.comment,
+    }
+
+
+def _finding_from_json(value: object, number: int) -> Finding:
+    name = value.get("id") if isinstance(value, dict) else None
+    here = f"Finding {name!r}" if isinstance(name, str) else f"Finding number {number}"
+    names = tuple(Finding.__dataclass_fields__)
+    fields = _Fields(value, here, names)
+    box = fields.numbers("bbox", 4)
+    rle: Rle | None = None
+    if fields["segmentation"] is not None:
+        runs = _Fields(fields["segmentation"], f"{here}: segmentation", ("size", "counts"))
+        rle = {"size": runs.integers("size", 2), "counts": runs.integers("counts")}
+    scores: dict[str, float] | None = None
+    if fields["scores"] is not None:
+        three = _Fields(fields["scores"], f"{here}: scores", CLASSES)
+        scores = {score: three.number(score) for score in CLASSES}
+    return Finding(
+        id=fields.text("id"),
+        label=fields.choice("label", LABELS),
+        scores=scores,
+        malignancy=fields.optional_number("malignancy"),
+        bbox=(box[0], box[1], box[2], box[3]),
+        segmentation=rle,
+        mask_source=fields.choice("mask_source", get_args(MaskSource)),
+        area_mm2=fields.optional_number("area_mm2"),
+        diameter_mm=fields.optional_number("diameter_mm"),
+        source=fields.choice("source", get_args(Source)),
+        status=fields.choice("status", get_args(Status)),
+        comment=fields.text("comment"),
+    )
+
+
+def _image_from_json(value: object) -> ImageInfo:
+    fields = _Fields(value, "The image", tuple(ImageInfo.__dataclass_fields__))
+    spacing = None
+    if fields["spacing_mm"] is not None:
+        x, y = fields.numbers("spacing_mm", 2)
+        spacing = (x, y)
+    return ImageInfo(
+        id=fields.text("id"),
+        width=fields.integer("width"),
+        height=fields.integer("height"),
+        spacing_mm=spacing,
+        laterality=fields.optional_text("laterality"),
+        view=fields.optional_text("view"),
+        patient_key=fields.optional_text("patient_key"),
+    )
+
+
+def _model_from_json(value: object) -> ModelInfo:
+    fields = _Fields(value, "The model", tuple(ModelInfo.__dataclass_fields__))
+    return ModelInfo(
+        name=fields.text("name"), version=fields.text("version"), sha256=fields.text("sha256")
+    )
+
+
+def _verdict_from_json(value: object) -> Verdict:
+    fields = _Fields(value, "The verdict", tuple(Verdict.__dataclass_fields__))
+    return Verdict(
+        malignancy=fields.number("malignancy"),
+        label=fields.choice("label", get_args(VerdictLabel)),
+        how=fields.text("how"),
+    )
+
+
+# --- checks ---------------------------------------------------------------------------------
+
+_Choice = TypeVar("_Choice", bound=str)
+
+
+class _Fields:
+    """One JSON object whose names are known; each method reads a field of one type."""
+
+    def __init__(self, value: object, where: str, names: Sequence[str]) -> None:
+        if not isinstance(value, dict):
+            raise InvalidFindings(f"{where} must be a JSON object.")
+        for name in names:
+            if name not in value:
+                raise InvalidFindings(f"{where}: {name} is missing.")
+        for name in value:
+            if name not in names:
+                raise InvalidFindings(f"{where}: {name!r} is not a known name.")
+        self._value, self._where = value, where
+
+    def __getitem__(self, name: str) -> object:
+        return self._value[name]
+
+    def text(self, name: str) -> str:
+        value = self[name]
+        if not isinstance(value, str):
+            raise InvalidFindings(f"{self._where}: {name} must be a string.")
+        return value
+
+    def optional_text(self, name: str) -> str | None:
+        return None if self[name] is None else self.text(name)
+
+    def choice(self, name: str, options: Sequence[_Choice]) -> _Choice:
+        value = self[name]
+        _check_choice(value, options, f"{self._where}: {name}")
+        return next(option for option in options if option == value)
+
+    def number(self, name: str) -> float:
+        return _number(self[name], f"{self._where}: {name}")
+
+    def optional_number(self, name: str) -> float | None:
+        return None if self[name] is None else self.number(name)
+
+    def integer(self, name: str) -> int:
+        return _integer(self[name], f"{self._where}: {name}")
+
+    def list(self, name: str, length: int | None = None) -> list[object]:
+        value = self[name]
+        if not isinstance(value, list) or (length is not None and len(value) != length):
+            wanted = "a list" if length is None else f"a list of {length}"
+            raise InvalidFindings(f"{self._where}: {name} must be {wanted}.")
+        return value
+
+    def numbers(self, name: str, length: int) -> Sequence[float]:
+        here = f"{self._where}: {name}"
+        return [_number(value, here) for value in self.list(name, length)]
+
+    def integers(self, name: str, length: int | None = None) -> Any:
+        here = f"{self._where}: {name}"
+        return [_integer(value, here) for value in self.list(name, length)]
+
+
+def _number(value: object, here: str) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    raise InvalidFindings(f"{here} must be a finite number.")
+
+
+def _integer(value: object, here: str) -> int:
+    # JSON Schema counts 512.0 as an integer, and so do we.
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise InvalidFindings(f"{here} must be a whole number.")
+
+
+def _check_choice(value: object, options: Sequence[str], here: str) -> None:
+    if value not in options:
+        raise InvalidFindings(f"{here} must be one of {', '.join(options)}.")
+
+
+def _check_range(value: float, least: float, most: float, here: str) -> None:
+    if not (math.isfinite(value) and least <= value <= most):
+        wanted = f"between {least} and {most}" if math.isfinite(most) else f"at least {least}"
+        raise InvalidFindings(f"{here} must be {wanted}.")
+
+
+def _check_runs(height: int, width: int, counts: Sequence[int], here: str) -> None:
+    if height < 1 or width < 1 or any(count < 0 for count in counts):
+        raise InvalidFindings(f"{here}: sizes must be above 0 and counts must not be below 0.")
+    if sum(counts) != height * width:
+        raise InvalidFindings(
+            f"{here}: the counts add up to {sum(counts)}, not to {height} × {width} pixels."
+        )

@@ -1,0 +1,88 @@
+"""The shared convolution layers: ResNet-50 up to C4 (paper 2.1.1).
+
+θ0 = B(I): [B, 1024, H/16, W/16]. Four halvings (the stem's stride and max-pool, then layer2 and
+layer3) give the paper's stride of 16, so conv5 is cut, not only the last FC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from monai.networks.nets.resnet import ResNetBottleneck, resnet50
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+STRIDE = 16
+CHANNELS = 1024
+# ImageNet means of red, green, blue, 0…255: what the Keras weights, the paper's, were made with.
+IMAGENET_MEANS = (123.68, 116.779, 103.939)
+
+
+class Backbone(nn.Module):
+    """ResNet-50 C4 for grey canvases [B, 1, H, W] in 0…1; batch norm is never trained.
+
+    `frozen` counts the stages, stem first, that take no gradient.
+    """
+
+    means: Tensor
+
+    def __init__(self, *, frozen: int = 0) -> None:
+        super().__init__()
+        whole = resnet50(
+            spatial_dims=2, n_input_channels=3, conv1_t_stride=2, bias_downsample=False
+        )
+        self.conv1, self.bn1, self.relu, self.maxpool = (
+            whole.conv1, whole.bn1, whole.act, whole.maxpool,
+        )
+        self.layer1, self.layer2, self.layer3 = whole.layer1, whole.layer2, whole.layer3
+        for layer in (self.layer2, self.layer3):
+            # He et al.'s original placement, which the Keras weights expect: the first 1×1 strides.
+            first = cast(ResNetBottleneck, layer[0])
+            first.conv1.stride, first.conv2.stride = (2, 2), (1, 1)
+        self.register_buffer("means", torch.tensor(IMAGENET_MEANS).view(1, 3, 1, 1), False)
+        self.frozen = frozen
+        stem = nn.ModuleList([self.conv1, self.bn1])
+        for part in [stem, self.layer1, self.layer2, self.layer3][:frozen]:
+            part.requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Training mode leaves batch norm on its ImageNet statistics (matterport's TRAIN_BN off)."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, images: Tensor, valid: Tensor) -> Tensor:
+        """θ0 [B, 1024, H/16, W/16] of images [B, 1, H, W] in 0…1; padding (`valid` false) is 0."""
+        x = (images * 255 - self.means) * valid[:, None]  # grey in all three channels
+        x = x.contiguous(memory_format=torch.channels_last)
+        stages = (
+            lambda y: self.maxpool(self.relu(self.bn1(self.conv1(y)))),
+            self.layer1, self.layer2, self.layer3,
+        )
+        for number, stage in enumerate(stages):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and number >= self.frozen):
+                x = stage(x)
+        return x
+
+    def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
+        """Take torchvision-named ResNet-50 weights (`layer1.0.conv1.weight` …), conv5 left out."""
+        wanted = self.state_dict()
+        missing = [key for key in wanted if key not in state and "num_batches" not in key]
+        if missing:
+            raise ValueError(f"not ResNet-50 weights: {len(missing)} tensors lack, {missing[0]} first")
+        self.load_state_dict(
+            {key: state[key].float() if key in state else value for key, value in wanted.items()}
+        )
+
+
+def read_imagenet(file: Path) -> dict[str, Tensor]:
+    """ResNet-50 ImageNet weights from a safetensors file."""
+    return load_file(file)

@@ -1,0 +1,74 @@
+"""Box arithmetic: deltas (paper Eq. 3 and 4), overlap, non-maximum suppression.
+
+Boxes are float tensors [N, 4] (x1, y1, x2, y2) in canvas pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from monai.apps.detection.utils.box_coder import BoxCoder
+from monai.data.box_utils import box_area, box_iou
+from torch import Tensor
+
+# (10, 10, 5, 5) scales Eq. 3's offsets and logarithms to about unit spread (matterport's
+# standard deviations .1, .1, .2, .2), so that the Smooth L1 of Eq. 2 weighs them alike.
+_CODER = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+
+
+def encode(targets: Tensor, references: Tensor) -> Tensor:
+    """Deltas [N, 4] (dx, dy, log dw, log dh) that take references to targets (Eq. 4, scaled)."""
+    return _CODER.encode_single(targets, references)
+
+
+def decode(deltas: Tensor, references: Tensor) -> Tensor:
+    """The boxes [N, 4] that deltas [N, 4] make of references [N, 4] (inverse of Eq. 3)."""
+    if len(deltas) == 0:
+        return deltas.float()
+    return _CODER.decode_single(deltas.float(), references)
+
+
+def clip(boxes: Tensor, extent: Tensor) -> Tensor:
+    """Boxes cut to 0…width, 0…height; `extent` [2] is (width, height)."""
+    limits = torch.cat([extent, extent]).to(boxes)
+    return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union [len(a), len(b)]."""
+    if len(a) == 0 or len(b) == 0:
+        return a.new_zeros(len(a), len(b))
+    return torch.as_tensor(box_iou(a, b))
+
+
+def coverage(a: Tensor, b: Tensor) -> Tensor:
+    """The share of each box of `a` that the best box of `b` covers, [len(a)]."""
+    if len(a) == 0 or len(b) == 0:
+        return a.new_zeros(len(a))
+    size = (torch.minimum(a[:, None, 2:], b[None, :, 2:])
+            - torch.maximum(a[:, None, :2], b[None, :, :2])).clamp(min=0)
+    area = torch.as_tensor(box_area(a)).clamp(min=1e-6)
+    return (size.prod(dim=2) / area[:, None]).amax(dim=1)
+
+
+def nms(boxes: Tensor, scores: Tensor, threshold: float, *, groups: Tensor | None = None) -> Tensor:
+    """Indices of the boxes that greedy non-maximum suppression keeps, best first.
+
+    A box falls to any better kept box (of its group, where `groups` [N] is given) with
+    IoU > `threshold`; of equal scores the earlier is better. Greedy suppression is the only
+    fixed point of "kept if no better kept box overlaps", and iterating that rule settles at
+    least one more rank each round: in practice a handful of rounds on the whole matrix,
+    without a loop over boxes.
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    boxes = boxes[order]
+    overlaps = iou(boxes, boxes) > threshold
+    if groups is not None:
+        groups = groups[order]
+        overlaps &= groups[:, None] == groups[None, :]
+    better = torch.triu(overlaps, diagonal=1).float()  # [i, j]: i is better than j and overlaps
+    kept = torch.ones(len(boxes), device=boxes.device)
+    while True:
+        survivors = (kept @ better == 0).float()
+        if torch.equal(survivors, kept):
+            return order[kept.bool()]
+        kept = survivors

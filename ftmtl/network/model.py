@@ -1,0 +1,160 @@
+"""FT-MTL-Net: backbone, proposals and three heads in one network (paper figure 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ftmtl.config import NetworkConfig, Part
+
+from . import boxes as box_ops
+from .backbone import STRIDE, Backbone
+from .heads import ClassificationHead, DetectionHead, SegmentationHead
+from .roi_align import roi_align
+from .rpn import RegionProposalNetwork, RpnOutput, propose
+
+POOLED = 7  # θ1 is 7×7 (2.1.2)
+
+
+@dataclass(frozen=True)
+class HeadsOutput:
+    """Of R RoIs: `deltas` [R, 4], `mask_logits` [R, 2, 28, 28], `class_logits` [R, 3]."""
+
+    deltas: Tensor
+    mask_logits: Tensor
+    class_logits: Tensor
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found on one canvas, best first (by 1 − background).
+
+    `boxes` [K, 4] (x1, y1, x2, y2) in canvas pixels, `class_logits` [K, 3], `masks` [K, 28, 28]:
+    probabilities inside each box, of the likelier of benign and malignant.
+    """
+
+    boxes: Tensor
+    class_logits: Tensor
+    masks: Tensor
+
+
+class FTMTLNet(nn.Module):
+    """The network; its parts are handed in, `build` makes the paper's."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        *,
+        backbone: Backbone,
+        rpn: RegionProposalNetwork,
+        detection: DetectionHead,
+        segmentation: SegmentationHead,
+        classification: ClassificationHead,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.rpn = rpn
+        self.detection = detection
+        self.segmentation = segmentation
+        self.classification = classification
+
+    def parts(self, part: Part) -> list[nn.Module]:
+        """The modules of a part, as the training stages name them."""
+        return {
+            "backbone": [self.backbone],
+            "rpn": [self.rpn],
+            "heads": [self.detection, self.segmentation, self.classification],
+        }[part]
+
+    def pool(self, theta0: Tensor, boxes: list[Tensor]) -> Tensor:
+        """θ1 [ΣR, 1024, 7, 7]: RoIAlign of each image's boxes [R, 4] on θ0 [B, 1024, h, w]."""
+        pooled = [
+            roi_align(features, rois, stride=STRIDE, size=POOLED)
+            for features, rois in zip(theta0, boxes, strict=True)
+        ]
+        return torch.cat(pooled)
+
+    def heads(self, theta1: Tensor) -> HeadsOutput:
+        """All three heads on θ1 [R, 1024, 7, 7], in parallel as in training."""
+        deltas = self.detection(theta1)
+        theta4, mask_logits = self.segmentation(theta1)
+        class_logits = self.classification(theta1, theta4, mask_logits)
+        return HeadsOutput(deltas, mask_logits.float(), class_logits)
+
+    def proposals(self, output: RpnOutput, extents: Tensor, keep: int) -> list[Tensor]:
+        """Each image's proposals [K, 4]; `extents` [B, 2] (width, height) of the valid area."""
+        return [
+            propose(output, i, extent, pre_nms=self.config.pre_nms, keep=keep,
+                    nms_iou=self.config.proposal_nms_iou)[0]
+            for i, extent in enumerate(extents)
+        ]
+
+    @torch.inference_mode()
+    def detect(
+        self, images: Tensor, valid: Tensor, *, boxes: list[Tensor] | None = None
+    ) -> list[Detections]:
+        """Findings of each canvas: images [B, 1, H, W] in 0…1, valid [B, H, W].
+
+        The order is the paper's (2.3): propose, refine the boxes, pool again on the refined
+        boxes, masks, transferred features, classes; then non-maximum suppression by class.
+        Given `boxes` (each [R, 4]) are described as they are, in order, none dropped or moved.
+        """
+        theta0 = self.backbone(images, valid)
+        if boxes is not None:
+            described = self._describe(theta0, boxes)
+            return [Detections(*each) for each in described]
+        extents = _extents(valid)
+        proposals = self.proposals(self.rpn(theta0), extents, self.config.proposals_infer)
+        counts = [len(p) for p in proposals]
+        deltas = self.detection(self.pool(theta0, proposals)).split(counts)
+        refined = [
+            box_ops.clip(box_ops.decode(d, p), extent)
+            for d, p, extent in zip(deltas, proposals, extents, strict=True)
+        ]
+        return [self._thin(*each) for each in self._describe(theta0, refined)]
+
+    def _describe(
+        self, theta0: Tensor, boxes: list[Tensor]
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each image: its boxes, their class logits [R, 3] and masks [R, 28, 28]."""
+        counts = [len(b) for b in boxes]
+        theta1 = self.pool(theta0, boxes)
+        theta4, mask_logits = self.segmentation(theta1)
+        class_logits = self.classification(theta1, theta4, mask_logits)
+        # The mask of the likelier kind of mass, also where background is likelier still.
+        kind = class_logits[:, 1:].argmax(dim=1)
+        masks = mask_logits[torch.arange(len(kind), device=kind.device), kind].float().sigmoid()
+        return list(zip(boxes, class_logits.split(counts), masks.split(counts), strict=True))
+
+    def _thin(self, boxes: Tensor, class_logits: Tensor, masks: Tensor) -> Detections:
+        kind = class_logits[:, 1:].argmax(dim=1)
+        score = 1 - class_logits.softmax(dim=1)[:, 0]
+        kept = box_ops.nms(boxes, score, self.config.detection_nms_iou, groups=kind)
+        return Detections(boxes[kept], class_logits[kept], masks[kept])
+
+
+def _extents(valid: Tensor) -> Tensor:
+    """Width and height [B, 2] of the valid top left corner of each canvas [B, H, W]."""
+    return torch.stack([valid.any(dim=1).sum(dim=1), valid.any(dim=2).sum(dim=1)], dim=1).float()
+
+
+def build(config: NetworkConfig, *, frozen_backbone: int = 0) -> FTMTLNet:
+    """The paper's network; all weights but the backbone's from N(0, init_std), biases 0."""
+    network = FTMTLNet(
+        config,
+        backbone=Backbone(frozen=frozen_backbone),
+        rpn=RegionProposalNetwork(sizes=config.anchor_sizes, ratios=config.anchor_ratios),
+        detection=DetectionHead(),
+        segmentation=SegmentationHead(),
+        classification=ClassificationHead(),
+    )
+    for part in [*network.parts("rpn"), *network.parts("heads")]:
+        for module in part.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                nn.init.normal_(module.weight, std=config.init_std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,106 @@
+"""Malignant-veto (paper 2.3): from boxes to masses, to the image, to the patient.
+
+A mass is a box together with all boxes that overlap it. One malignant box is enough to call the
+mass malignant. The paper's formula for its score is not monotone: one box of benign 0.35 and
+malignant 0.4 scores 0.4, but one of benign 0.4 and malignant 0.35 scores 0.6. So a monotone one is
+given besides.
+
+Probabilities are rows of [background, benign, malignant]. A row whose largest entry is background
+takes no part: on a tie with background it is background, on a tie of the other two it is benign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Formula = Callable[[NDArray[np.float64]], float]
+
+BACKGROUND, BENIGN, MALIGNANT = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Mass:
+    """Boxes that are one mass; the numbers are indices into the boxes that were given."""
+
+    best: int  # whose box and mask stand for the mass
+    members: tuple[int, ...]  # by falling score, `best` first
+    malignancy: float
+
+
+def paper(probabilities: NDArray[np.float64]) -> float:
+    """Malignancy of one mass from its boxes [K, 3], as paper 2.3 has it.
+
+    The largest malignant score among the boxes predicted malignant; if there is none, one minus
+    the largest benign score; 0 where no box is left.
+    """
+    predicted = probabilities.argmax(axis=1)
+    malignant = probabilities[predicted == MALIGNANT, MALIGNANT]
+    if malignant.size:
+        return float(malignant.max())
+    benign = probabilities[predicted == BENIGN, BENIGN]
+    return float(1 - benign.max()) if benign.size else 0.0
+
+
+def monotone(probabilities: NDArray[np.float64]) -> float:
+    """Malignancy of one mass from its boxes [K, 3]: the largest p_m / (p_b + p_m).
+
+    It is above ½ exactly where a box is predicted malignant, and never falls when a box becomes
+    more malignant or joins the mass. 0 where no box is left.
+    """
+    found = probabilities[probabilities.argmax(axis=1) != BACKGROUND]
+    if not len(found):
+        return 0.0
+    return float((found[:, MALIGNANT] / found[:, BENIGN:].sum(axis=1)).max())
+
+
+def masses(
+    boxes: ArrayLike,
+    probabilities: ArrayLike,
+    *,
+    formula: Formula = monotone,
+    iou: float = 0.2,
+) -> list[Mass]:
+    """Gather boxes [N, 4] (x1 y1 x2 y2) with probabilities [N, 3] into masses, best first.
+
+    Greedy: the box with the highest score 1 − p_background, and all that are left with IoU above
+    `iou` to it, are one mass; then the next. Boxes whose best class is background take no part.
+    """
+    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    shares = np.asarray(probabilities, dtype=np.float64).reshape(-1, 3)
+    if len(corners) != len(shares):
+        raise ValueError(f"There are {len(corners)} boxes but {len(shares)} rows of probabilities.")
+    left = np.flatnonzero(shares.argmax(axis=1) != BACKGROUND)
+    left = left[np.argsort(shares[left, BACKGROUND], kind="stable")]
+    found: list[Mass] = []
+    while left.size:
+        together = _iou(corners[left[0]], corners[left]) > iou
+        together[0] = True  # a box without area has IoU 0 even to itself
+        members = left[together]
+        found.append(
+            Mass(
+                best=int(members[0]),
+                members=tuple(int(member) for member in members),
+                malignancy=formula(shares[members]),
+            )
+        )
+        left = left[~together]
+    return found
+
+
+def worst(malignancies: Sequence[float]) -> float:
+    """Malignancy of an image from its masses, or of a patient: the maximum, 0 without a mass."""
+    return max(malignancies, default=0.0)
+
+
+def _iou(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intersection over union of one box [4] with others [N, 4]; 0 where both have no area."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    shared = np.clip(sides, 0, None).prod(axis=1)
+    area = (box[2:] - box[:2]).prod()
+    union = area + (others[:, 2:] - others[:, :2]).prod(axis=1) - shared
+    iou: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return iou
