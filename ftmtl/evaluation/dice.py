@@ -1,8 +1,8 @@
-"""How well the outline fits: Dice = 2|A ∩ B| / (|A| + |B|) at the image's own resolution.
+"""How well the outline fits: Dice = 2|A and B| / (|A| + |B|) at the image's own resolution.
 
-The paper's equation prints |A ∪ B| below the line, which would make a perfect outline score 2; the
-sum is Dice's own (1945). Only masks that somebody drew count: a shape fitted into a box says
-nothing about an outline.
+The paper's equation has the union below the line, which would make a perfect outline score 2; the
+sum of the areas is Dice's own (1945). Only masks that somebody drew count: a shape fitted into a
+box says nothing about an outline.
 """
 
 from __future__ import annotations
@@ -61,22 +61,20 @@ def as_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
         )
         if not usable:
             raise ValueError("its polygons are not lists of three or more points")
-        merged: dict[str, Any] = coco_mask.merge(
-            coco_mask.frPyObjects(segmentation, rows, columns)
-        )
+        merged: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(segmentation, rows, columns))
         return merged
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= set(segmentation):
         raise ValueError("it is neither polygons nor an RLE with size and counts")
     height, width = (int(side) for side in segmentation["size"])
     if rows and (height, width) != (rows, columns):
-        raise ValueError(f"its size {height}×{width} is not the image's {rows}×{columns}")
+        raise ValueError(f"its size {height} by {width} is not the image's {rows} by {columns}")
     counts = segmentation["counts"]
     listed = isinstance(counts, list)
     if isinstance(counts, str):
         counts = counts.encode("latin-1", "replace")
     runs = counts if listed else _counts(counts)
     if min(runs, default=0) < 0 or sum(runs) != height * width:
-        raise ValueError(f"its runs do not add up to {height}×{width} pixels")
+        raise ValueError(f"its runs do not add up to {height} by {width} pixels")
     if listed:
         compressed: dict[str, Any] = coco_mask.frPyObjects(
             {"size": [height, width], "counts": counts}, height, width

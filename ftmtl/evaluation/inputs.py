@@ -113,7 +113,7 @@ def _box_fault(box: Any, size: tuple[int, int]) -> str | None:
         return f"bbox {box!r} has no area"
     rows, columns = size
     if rows and (x >= columns or y >= rows or x + width <= 0 or y + height <= 0):
-        return f"bbox {box!r} lies outside its image of {columns}×{rows} pixels"
+        return f"bbox {box!r} lies outside its image of {columns} by {rows} pixels"
     return None
 
 

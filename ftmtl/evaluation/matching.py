@@ -28,7 +28,8 @@ def iou(a: FloatArray, b: FloatArray) -> FloatArray:
     high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])
     inside: FloatArray = np.clip(high - low, 0, None).prod(axis=2)
     area_a, area_b = a[:, 2] * a[:, 3], b[:, 2] * b[:, 3]
-    return inside / (area_a[:, None] + area_b[None, :] - inside)
+    ratio: FloatArray = inside / (area_a[:, None] + area_b[None, :] - inside)
+    return ratio
 
 
 def iou_above(least: float) -> Criterion:

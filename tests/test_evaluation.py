@@ -1,0 +1,223 @@
+"""Figures worked by hand: what counts as found, as false, as malignant, and what has no answer."""
+
+from __future__ import annotations
+
+import pytest
+from evaluation_cases import image, mass, prediction, truth
+
+from ftmtl.evaluation import evaluate, operating_points
+
+FAR = [800.0, 800.0, 50.0, 50.0]
+
+
+def judge(images, masses, predictions, **options):
+    return evaluate(truth(images, masses), predictions, **{"bootstraps": 0, **options})
+
+
+def test_froc_by_hand() -> None:
+    """Ten images, two masses: found at 0.9 and 0.5; false positives at 0.8, 0.7, 0.6 and 0.4."""
+    result = judge(
+        [image(i) for i in range(10)],
+        [mass(0, [100, 100, 100, 100]), mass(1, [100, 100, 100, 100])],
+        [
+            prediction(0, [100, 100, 100, 100], 0.9),
+            prediction(0, [105, 100, 100, 100], 0.8),  # a second one on the same mass
+            prediction(1, FAR, 0.7),
+            prediction(2, FAR, 0.6),  # on an image without a mass
+            prediction(1, [100, 150, 100, 100], 0.5),  # IoU 1/3, its centre on the edge
+            prediction(3, FAR, 0.4),
+        ],
+    )
+    overlap = result["detection"]["iou>0.2"]
+    assert overlap["froc"] == [[0.9, 0.0, 0.5], [0.5, 0.3, 1.0], [0.4, 0.4, 1.0]]
+    assert overlap["tpr_at_fpi"] == {"0.3": 1, "0.8": 1, "1": 1, "3.67": 1, "5": 1}
+    assert overlap["threshold_at_fpi"]["0.3"] == 0.5
+    assert overlap["threshold_at_fpi"]["3.67"] == 0.4  # the predictions end before
+    assert any("0.40 false positives an image" in note for note in result["notes"])
+    # On the two images with a mass there are two false positives: one an image.
+    lesion = overlap["fpi_over_lesion_images"]
+    assert lesion["froc"] == [[0.9, 0.0, 0.5], [0.5, 1.0, 1.0]]
+    assert lesion["tpr_at_fpi"]["0.8"] == 0.5
+    assert lesion["tpr_at_fpi"]["1"] == 1
+    assert result["detection"]["iou>0.5"]["tpr_at_fpi"]["5"] == 0.5
+    assert result["detection"]["centre"]["tpr_at_fpi"]["5"] == 1
+
+
+def test_an_overlap_of_exactly_the_limit_is_no_hit() -> None:
+    """Two boxes of 100 by 60 that share 100 by 20 have an IoU of 0.2."""
+    at_limit = judge([image(0)], [mass(0, [0, 0, 100, 60])], [prediction(0, [0, 40, 100, 60], 0.9)])
+    assert at_limit["detection"]["iou>0.2"]["tpr_at_fpi"]["5"] == 0
+    above = judge([image(0)], [mass(0, [0, 0, 100, 60])], [prediction(0, [0, 39, 100, 60], 0.9)])
+    assert above["detection"]["iou>0.2"]["tpr_at_fpi"]["5"] == 1
+
+
+def test_one_prediction_finds_one_mass() -> None:
+    """A box over two masses takes the better fitting one; the next takes the one left over."""
+    masses = [mass(0, [0, 0, 100, 100]), mass(0, [60, 0, 100, 100])]
+    wide = prediction(0, [20, 0, 120, 100], 0.9)
+    result = judge([image(0)], masses, [wide])
+    assert result["detection"]["iou>0.2"]["tpr_at_fpi"]["5"] == 0.5
+    result = judge([image(0)], masses, [wide, prediction(0, [0, 0, 120, 100], 0.8)])
+    assert result["detection"]["iou>0.2"]["froc"] == [[0.9, 0, 0.5], [0.8, 0, 1]]
+
+
+def test_equal_scores_are_one_point() -> None:
+    """A hit and a false positive of one score stand or fall together, in whatever order."""
+    pair = [prediction(0, [0, 0, 100, 100], 0.6), prediction(0, FAR, 0.6)]
+    for order in (pair, pair[::-1]):
+        part = judge([image(0)], [mass(0, [0, 0, 100, 100])], order)["detection"]["iou>0.2"]
+        assert part["froc"] == [[0.6, 1.0, 1.0]]
+        assert part["tpr_at_fpi"]["0.8"] == 0
+        assert part["tpr_at_fpi"]["1"] == 1
+        assert part["threshold_at_fpi"]["0.8"] > 0.6  # nothing may pass
+
+
+def test_ignore_regions_and_hard_negatives() -> None:
+    """A box on an undecided region is neither right nor wrong; on a rejected one it is wrong."""
+    masses = [
+        mass(0, [0, 0, 100, 100]),
+        mass(0, [300, 0, 100, 100], role="ignore"),
+        mass(0, [600, 0, 100, 100], role="hard_negative"),
+    ]
+    predictions = [
+        prediction(0, [300, 0, 100, 100], 0.9),
+        prediction(0, [600, 0, 100, 100], 0.8),
+        prediction(0, [0, 0, 100, 100], 0.7),
+    ]
+    result = judge([image(0)], masses, predictions)
+    assert (result["masses"], result["ignore_regions"]) == (1, 1)
+    assert result["detection"]["iou>0.2"]["froc"] == [[0.7, 1.0, 1.0]]
+
+
+def test_mass_auc_with_and_without_the_missed() -> None:
+    """Malignant 0.9 and 0.3, benign 0.5 and a miss: 3 of 4 pairs with a miss = 0, else 1 of 2."""
+    box = [0.0, 0.0, 100.0, 100.0]
+    result = judge(
+        [image(i) for i in range(4)],
+        [mass(0, box, True), mass(1, box, True), mass(2, box), mass(3, box)],
+        [
+            prediction(0, box, 0.9, 0.9),
+            prediction(1, box, 0.8, 0.3),
+            prediction(2, box, 0.7, 0.5),
+            prediction(3, [0, 0, 100, 40], 0.6, 0.99),  # IoU 0.4 exactly: not detected
+        ],
+    )
+    classes = result["classification"]
+    assert classes["auc_mass_detected"] == 0.5
+    assert classes["auc_mass_all"] == 0.75
+    assert classes["n"]["auc_mass_detected"] == {"malignant": 2, "other": 1}
+    assert result["detected"]["masses"] == 3
+    assert result["detected"]["median_iou"] == 1.0
+
+
+def test_the_best_scored_detection_speaks() -> None:
+    """Of several boxes on a mass the best scored one counts, not the best fitting one."""
+    result = judge(
+        [image(0), image(1)],
+        [mass(0, [0, 0, 100, 100], True), mass(1, [0, 0, 100, 100])],
+        [
+            prediction(0, [0, 0, 100, 50], 0.9, 0.2),
+            prediction(0, [0, 0, 100, 100], 0.8, 0.9),
+            prediction(1, [0, 0, 100, 100], 0.9, 0.4),
+        ],
+    )
+    assert result["classification"]["auc_mass_all"] == 0
+    assert result["detected"]["median_iou"] == 0.75
+
+
+def test_image_breast_and_patient() -> None:
+    """The worst finding decides, wherever it lies; what nobody knows is left out."""
+    box = [0.0, 0.0, 100.0, 100.0]
+    images = [image(1, "A"), image(2, "A", "R"), image(3, "B"), image(4, "C"), image(5, "D")]
+    masses = [
+        mass(1, box, True),
+        mass(2, box),
+        mass(4, box, class_known=False),
+        mass(5, box, role="ignore"),
+    ]
+    predictions = [
+        prediction(1, box, 0.9, 0.3),
+        prediction(2, box, 0.9, 0.6),
+        prediction(3, FAR, 0.2, 0.5),
+        prediction(4, box, 0.9, 0.9),
+    ]
+    classes = judge(images, masses, predictions)["classification"]
+    assert classes["auc_image"] == 0.0  # 0.3 against 0.6 and 0.5
+    assert classes["n"]["auc_image"] == {"malignant": 1, "other": 2}
+    assert classes["auc_breast"] == 0.0
+    assert classes["auc_patient"] == 1.0  # A has 0.6, B 0.5
+    assert classes["n"]["auc_patient"] == {"malignant": 1, "other": 1}
+    images[2]["laterality"] = None
+    classes = judge(images, masses, predictions)["classification"]
+    assert classes["auc_breast"] is None
+    assert "1 images have no laterality" in classes["reasons"]["auc_breast"]
+
+
+def test_a_class_that_never_occurs_has_no_auc() -> None:
+    """Null with the reason, while detection goes on."""
+    box = [0.0, 0.0, 100.0, 100.0]
+    classes = judge([image(0), image(1)], [mass(0, box), mass(1, box)], [prediction(0, box, 0.9)])
+    for key in ("auc_mass_detected", "auc_mass_all", "auc_image", "auc_patient"):
+        assert classes["classification"][key] is None
+        assert classes["classification"]["reasons"][key].startswith("no malignant")
+    assert classes["detection"]["iou>0.2"]["tpr_at_fpi"]["1"] == 0.5
+
+
+def test_no_predictions() -> None:
+    """Everything is missed; nothing fails."""
+    box = [0.0, 0.0, 100.0, 100.0]
+    masses = [mass(0, box, True), mass(1, box)]
+    result = judge([image(0, "A"), image(1, "B")], masses, [], bootstraps=50)
+    assert result["detection"]["iou>0.2"]["tpr_at_fpi"]["5"] == 0
+    assert result["detection"]["iou>0.2"]["ci95"]["5"] == [0, 0]
+    assert result["detection"]["iou>0.2"]["froc"] == []
+    assert result["classification"]["auc_mass_detected"] is None
+    assert result["classification"]["auc_mass_all"] == 0.5
+    assert result["detected"]["fraction"] == 0
+    assert operating_points(truth([image(0)], []), []) == {"0.3": 1, "1": 1, "3.67": 1}
+
+
+def test_no_masses() -> None:
+    """Normal images have false positives and operating points, and no TPR."""
+    images = [image(i) for i in range(10)]
+    predictions = [prediction(i, FAR, 0.1 * (i + 1)) for i in range(9)]
+    result = judge(images, [], predictions, bootstraps=50)
+    assert result["detection"]["iou>0.2"]["tpr_at_fpi"]["1"] is None
+    assert result["detection"]["iou>0.2"]["reasons"]["1"] == "no mass to be found"
+    assert result["segmentation"]["dice_all"] is None
+    points = operating_points(truth(images, []), predictions)
+    assert points["0.3"] == pytest.approx(0.7)
+    assert points["1"] == pytest.approx(0.1)
+
+
+def test_dice_by_hand() -> None:
+    """Drawn 100 by 100, predicted 100 by 50 of it: 2 * 5000 / 15000. A miss is 0."""
+
+    def block(height: int) -> list[list[int]]:
+        return [[0, 0, 100, 0, 100, height, 0, height]]
+
+    def rle(height: int) -> dict:
+        column = [height, 1000 - height]
+        counts = [0, *column * 99, height, 1000 - height + 900 * 1000]
+        return {"size": [1000, 1000], "counts": counts}
+
+    box = [0.0, 0.0, 100.0, 100.0]
+    drawn = {"segmentation": block(100), "mask_source": "annotated"}
+    fitted = {"segmentation": block(100), "mask_source": "fitted"}
+    images = [image(i) for i in range(3)]
+    masses = [mass(0, box, **drawn), mass(1, box, **drawn), mass(2, box, **fitted)]
+    predictions = [
+        prediction(0, box, 0.9, segmentation=rle(50)),
+        prediction(2, box, 0.9, segmentation=rle(1)),
+    ]
+    part = judge(images, masses, predictions)["segmentation"]
+    assert part["dice_detected"] == pytest.approx(2 / 3)
+    assert part["dice_all"] == pytest.approx(1 / 3)
+    assert part["n"] == {"dice_detected": 1, "dice_all": 2}
+
+    part = judge(images, masses[2:], predictions)["segmentation"]
+    assert part["dice_all"] is None
+    assert part["reasons"]["dice_all"] == "no mass has an annotated mask"
+    part = judge(images, masses, [prediction(0, box, 0.9)])["segmentation"]
+    assert part["dice_all"] is None
+    assert part["reasons"]["dice_detected"] == "no prediction has a mask"
