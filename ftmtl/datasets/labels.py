@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, cast, get_args
 from urllib.parse import quote
 
 from ftmtl.findings import Finding, Findings, ImageInfo
-from ftmtl.label_file import read_label_file
+from ftmtl.label_file import UnreadableLabel, read_label_file
 
 from .records import BENIGN, MALIGNANT, Annotation, ImageRecord, MaskSource, Role
 
@@ -106,14 +106,13 @@ def current_labels(labels: Path, tag: str = FINAL) -> list[tuple[LabelVersion, P
 
 def read_labels(
     workspace: Path, studies: Path, *, images: Mapping[str, Path] | None = None
-) -> list[ImageRecord]:
-    """The labelled images of a server as records for training.
+) -> tuple[list[ImageRecord], list[str]]:
+    """The labelled images of a server as records for training, and the labels left out, with why.
 
     `images` says where an image lies now; else it is looked for below `studies` where it lay when
-    it was labelled. `patient_id` is the keyed hash, never the id in the file. Raises
-    UnreadableLabel for a label file that is damaged.
+    it was labelled. `patient_id` is the keyed hash, never the id in the file.
     """
-    records = []
+    records, left_out = [], []
     for version, file in current_labels(workspace / "labels"):
         image = dict(version.image)
         path = (images or {}).get(image["id"]) or studies / str(image.pop("path", ""))
@@ -122,8 +121,13 @@ def read_labels(
         info = ImageInfo(
             **{**image, "spacing_mm": image["spacing_mm"] and tuple(image["spacing_mm"])}
         )
-        records.append(to_record(read_label_file(file, image=info), path, pixel_aspect=aspect))
-    return records
+        try:
+            findings = read_label_file(file, image=info)
+        except UnreadableLabel as error:
+            left_out.append(str(error))
+            continue
+        records.append(to_record(findings, path, pixel_aspect=aspect))
+    return records, left_out
 
 
 def to_record(findings: Findings, path: Path, *, pixel_aspect: float = 1.0) -> ImageRecord:

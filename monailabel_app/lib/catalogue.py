@@ -146,7 +146,7 @@ class Catalogue:
     def _sort_out(self) -> None:
         images: dict[str, Entry] = {}
         left_out = []
-        for entry in self._files.values():
+        for _, entry in sorted(self._files.items()):
             if entry.image_id is None:
                 left_out.append({"file": entry.path, "reason": entry.problem or "unreadable"})
             elif entry.image_id in images:
@@ -177,11 +177,17 @@ class Catalogue:
             logger.warning("The list of images could not be kept: %s", error)
 
 
+def image_suffix(name: str) -> str:
+    """The suffix that says what kind of image a file is, in small letters; empty without one."""
+    low = name.lower()
+    return max((s for s in IMAGE_SUFFIXES if low.endswith(s)), key=len, default="")
+
+
 def _may_be_image(file: Path) -> bool:
     name = file.name.lower()
     if name.startswith(".") or name == "dicomdir" or name.endswith(NOT_IMAGES):
         return False
-    if name.endswith(IMAGE_SUFFIXES):
+    if image_suffix(name):
         return True
     # Exports of a PACS often have no suffix, or a name made of dots.
     try:

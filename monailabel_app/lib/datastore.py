@@ -32,7 +32,7 @@ from ftmtl.mammogram import read_mammogram
 from ftmtl.patient_key import PatientKey
 from monailabel.interfaces.datastore import Datastore
 
-from .catalogue import IMAGE_SUFFIXES, Catalogue, Entry
+from .catalogue import Catalogue, Entry, image_suffix
 from .files import copy_file, write_json
 from .label_store import LabelStore, Submission
 from .models import sha256_of
@@ -117,11 +117,10 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         entry = self.entry(image_id)
         image = entry.image or {}
         label = self.labels.current(image_id)
-        suffix = "".join(s for s in Path(entry.path).suffixes[-2:] if s.lower() in IMAGE_SUFFIXES)
-        name = image_id if image_id.endswith(suffix or ".dcm") else image_id + (suffix or ".dcm")
+        suffix = image_suffix(entry.path) or ".dcm"
         return {
             **self._stored_info(image_id)["image"],
-            "name": name,
+            "name": image_id if image_id.lower().endswith(suffix) else image_id + suffix,
             **{k: image.get(k) for k in ("width", "height", "laterality", "view", "patient_key")},
             "state": "labelled" if label else "unlabelled",
             "annotator": label.annotator if label else None,
@@ -137,8 +136,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Takes an uploaded mammogram in; a DICOM file keeps its own id. 422 if it cannot be read."""
         upload = Path(image_filename)
-        suffix = "".join(upload.suffixes[-2:]).lower()
-        suffix = suffix if suffix in IMAGE_SUFFIXES else upload.suffix.lower()
+        suffix = image_suffix(upload.name)
         if image_id and not NAME.fullmatch(image_id):
             raise HTTPException(400, "An image id is made of letters, digits and . _ - : + @")
         name = (image_id or upload.name.split(".")[0]).lstrip(". ")
@@ -242,19 +240,8 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         try:
             findings = read_label_file(sent, image=image, label_info=label_info)
         except UnreadableLabel as error:
-            raise HTTPException(422, str(error).replace(f"{sent.parent}/", "")) from error
-        if findings.image.id != image.id:
-            raise HTTPException(422, f"The label is for the image {findings.image.id!r}")
-        if (findings.image.width, findings.image.height) != (image.width, image.height):
-            raise HTTPException(
-                422,
-                f"The label is for {findings.image.width}×{findings.image.height} pixels, "
-                f"the image has {image.width}×{image.height}",
-            )
-        for finding in findings.findings:
-            x, y, width, height = finding.bbox
-            if x < -1 or y < -1 or x + width > image.width + 1 or y + height > image.height + 1:
-                raise HTTPException(422, f"Finding {finding.id!r} lies outside the image")
+            reason = f"The label cannot be used: {error.reason}. {error.remedy}"
+            raise HTTPException(422, reason) from error
         if sent.name.lower().endswith(LABEL_SUFFIX):
             return findings, None
         label = folder / f"label{LABEL_SUFFIX}"

@@ -156,7 +156,7 @@ class LearnFromLabels(TrainTask):  # type: ignore[misc]
             for image in store.list_images()
             if (entry := store.catalogue.get(image)) is not None
         }
-        records = read_labels(store.workspace, store.studies, images=images)
+        records, damaged = read_labels(store.workspace, store.studies, images=images)
         sides = store.sides.all()
         learned = [r for r in records if sides.get(r.patient_id) != "validation"]
         judged = [r for r in records if sides.get(r.patient_id) == "validation"]
@@ -183,7 +183,7 @@ class LearnFromLabels(TrainTask):  # type: ignore[misc]
                 cache=self.folder / "canvases",
                 metadata=_metadata(champion, learned),
             )
-            report.say(stage="judging", left_out=[_fileless(line) for line in outcome.left_out])
+            report.say(stage="judging", left_out=[_fileless(line) for line in (*damaged, *outcome.left_out)])
             verdict = compare(weights, outcome.weights, judged, device=asked.device)
             version = self.registry.add(
                 outcome.weights,
