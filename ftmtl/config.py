@@ -166,7 +166,7 @@ RECOMMENDED = Preset(
         proposals_infer=100,
     ),
     targets=TargetConfig(
-        rpn_positive_iou=0.6, roi_samples=48, roi_positive_fraction=0.25, add_truth=True
+        rpn_positive_iou=0.6, roi_samples=32, roi_positive_fraction=0.25, add_truth=True
     ),
     training=TrainingConfig(
         stages=(
@@ -174,7 +174,7 @@ RECOMMENDED = Preset(
                 name="end to end",
                 trains=("backbone", "rpn", "heads"),
                 minimises=("proposal", "unified"),
-                epochs=12,
+                epochs=9,
             ),
         ),
         batch_size=4,
@@ -182,6 +182,8 @@ RECOMMENDED = Preset(
         schedule="cosine",
         warmup_steps=100,
         frozen_backbone=2,
+        # Breasts do not hang upside down, and a short schedule has no use for wild changes.
+        augment=AugmentConfig(rotate_degrees=10, crop=0.1, vertical_flip=False),
     ),
 )
 

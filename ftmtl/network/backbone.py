@@ -44,12 +44,13 @@ class Backbone(nn.Module):
             first.conv1.stride, first.conv2.stride = (2, 2), (1, 1)
         self.register_buffer("means", torch.tensor(IMAGENET_MEANS).view(1, 3, 1, 1), False)
         self.frozen = frozen
-        stem = nn.ModuleList([self.conv1, self.bn1])
-        for part in [stem, self.layer1, self.layer2, self.layer3][:frozen]:
-            part.requires_grad_(False)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.requires_grad_(False)
+
+    def held(self) -> set[nn.Parameter]:
+        """The parameters that no stage trains: the frozen stages and every batch norm."""
+        stages = [[self.conv1], [self.layer1], [self.layer2], [self.layer3]]
+        fixed = [module for stage in stages[: self.frozen] for module in stage]
+        fixed += [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        return {parameter for module in fixed for parameter in module.parameters()}
 
     def train(self, mode: bool = True) -> Backbone:
         """Training mode leaves batch norm on its ImageNet statistics (matterport's TRAIN_BN off)."""

@@ -1,22 +1,31 @@
 """The paper's idea (2.2.2): the segmentation head's features, weighted by its own maps.
 
-θ4 [R, 256, 28, 28] and the mask logits of benign and malignant [R, 2, 28, 28] become 256
-numbers an RoI that describe the mass and nothing around it.
+θ4 and the maps of benign and malignant become 256 numbers an RoI that describe the mass and
+nothing around it. θ4 (28×28) is held as its 2×2 blocks: [R, 14, 14, 4, 256]. That is how a
+stride-2 deconvolution makes it, and the blocks are what the max pooling looks at.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def weight_map(mask_logits: Tensor) -> Tensor:
-    """M_w = max(M_b, M_m), Eq. 5: [R, 2, β, γ] logits to [R, 1, β, γ] in 0…1."""
-    return mask_logits.amax(dim=1, keepdim=True).sigmoid()  # the sigmoid keeps the order
+    """M_w = max(M_b, M_m), Eq. 5: logits [..., 2] to weights [..., 1] in 0…1."""
+    return mask_logits.amax(dim=-1, keepdim=True).sigmoid()  # the sigmoid keeps the order
 
 
 def transfer(theta4: Tensor, mask_logits: Tensor) -> Tensor:
-    """θ4* = θ4 · M_w (Eq. 6), max-pooled 2×2 and averaged to [R, 256]."""
+    """θ4* = θ4 · M_w (Eq. 6), max-pooled 2×2 and averaged to [R, 256].
+
+    `theta4` [R, 14, 14, 4, 256] and `mask_logits` [R, 14, 14, 4, 2] in 2×2 blocks.
+    """
     weighted = theta4 * weight_map(mask_logits)
-    return torch.mean(F.max_pool2d(weighted, 2), dim=(2, 3))
+    return weighted.max(dim=3).values.mean(dim=(1, 2))
+
+
+def unblock(maps: Tensor) -> Tensor:
+    """Lay 2×2 blocks [R, h, w, 4, C] out as maps [R, C, 2h, 2w]."""
+    rois, height, width, _, channels = maps.shape
+    blocks = maps.view(rois, height, width, 2, 2, channels)
+    return blocks.permute(0, 5, 1, 3, 2, 4).reshape(rois, channels, 2 * height, 2 * width)

@@ -1,4 +1,4 @@
-"""The three heads on the pooled RoIs θ1 [R, 1024, 7, 7] (paper 2.2)."""
+"""The three heads on the pooled RoIs θ1 (paper 2.2), channels last: [R, 7, 7, 1024]."""
 
 from __future__ import annotations
 
@@ -21,9 +21,26 @@ class DetectionHead(nn.Module):
         self.deltas = nn.Linear(CHANNELS, 4)
 
     def forward(self, theta1: Tensor) -> Tensor:
-        """Deltas [R, 4] of θ1 [R, 1024, 7, 7]."""
-        deltas: Tensor = self.deltas(theta1.mean(dim=(2, 3)))
+        """Deltas [R, 4] of θ1 [R, 7, 7, 1024]."""
+        deltas: Tensor = self.deltas(theta1.mean(dim=(1, 2)))
         return deltas.float()
+
+
+class Deconvolution(nn.Module):
+    """A deconvolution with 2×2 kernel and stride 2.
+
+    Its kernels do not overlap, so it is one linear map from each pixel to its 2×2 block.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.weight = nn.Parameter(torch.empty(4 * outputs, inputs))  # (block place, channel) rows
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Blocks [R, h, w, 4, outputs] of x [R, h, w, inputs]; place 2·row + column."""
+        return F.linear(x, self.weight, self.bias.repeat(4)).unflatten(-1, (4, self.outputs))
 
 
 class SegmentationHead(nn.Module):
@@ -31,13 +48,17 @@ class SegmentationHead(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.deconv1 = nn.ConvTranspose2d(CHANNELS, TRANSFERRED, 2, stride=2)
-        self.deconv2 = nn.ConvTranspose2d(TRANSFERRED, TRANSFERRED, 2, stride=2)
-        self.masks = nn.Conv2d(TRANSFERRED, 2, 1)
+        self.deconv1 = Deconvolution(CHANNELS, TRANSFERRED)
+        self.deconv2 = Deconvolution(TRANSFERRED, TRANSFERRED)
+        self.masks = nn.Linear(TRANSFERRED, 2)  # a 1×1 convolution, channels last
 
     def forward(self, theta1: Tensor) -> tuple[Tensor, Tensor]:
-        """θ4 [R, 256, 28, 28] and the logits of M_b, M_m [R, 2, 28, 28]."""
-        theta3 = F.relu(self.deconv1(theta1))
+        """θ4 [R, 14, 14, 4, 256] and the logits of M_b, M_m [R, 14, 14, 4, 2], in 2×2 blocks."""
+        blocks = F.relu(self.deconv1(theta1))  # [R, 7, 7, 4, 256]
+        rois, height, width = blocks.shape[:3]
+        theta3 = blocks.unflatten(3, (2, 2)).transpose(2, 3).reshape(
+            rois, 2 * height, 2 * width, TRANSFERRED
+        )
         theta4 = F.relu(self.deconv2(theta3))
         return theta4, self.masks(theta4)
 
@@ -54,6 +75,6 @@ class ClassificationHead(nn.Module):
 
     def forward(self, theta1: Tensor, theta4: Tensor, mask_logits: Tensor) -> Tensor:
         """Logits [R, 3] of background, benign, malignant."""
-        theta6 = torch.cat([theta1.mean(dim=(2, 3)), transfer(theta4, mask_logits)], dim=1)
+        theta6 = torch.cat([theta1.mean(dim=(1, 2)), transfer(theta4, mask_logits)], dim=1)
         logits: Tensor = self.classes(theta6)
         return logits.float()

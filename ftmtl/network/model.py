@@ -11,7 +11,8 @@ from ftmtl.config import NetworkConfig, Part
 
 from . import boxes as box_ops
 from .backbone import STRIDE, Backbone
-from .heads import ClassificationHead, DetectionHead, SegmentationHead
+from .feature_transfer import unblock
+from .heads import ClassificationHead, Deconvolution, DetectionHead, SegmentationHead
 from .roi_align import roi_align
 from .rpn import RegionProposalNetwork, RpnOutput, propose
 
@@ -70,7 +71,7 @@ class FTMTLNet(nn.Module):
         }[part]
 
     def pool(self, theta0: Tensor, boxes: list[Tensor]) -> Tensor:
-        """θ1 [ΣR, 1024, 7, 7]: RoIAlign of each image's boxes [R, 4] on θ0 [B, 1024, h, w]."""
+        """θ1 [ΣR, 7, 7, 1024]: RoIAlign of each image's boxes [R, 4] on θ0 [B, 1024, h, w]."""
         pooled = [
             roi_align(features, rois, stride=STRIDE, size=POOLED)
             for features, rois in zip(theta0, boxes, strict=True)
@@ -78,11 +79,11 @@ class FTMTLNet(nn.Module):
         return torch.cat(pooled)
 
     def heads(self, theta1: Tensor) -> HeadsOutput:
-        """All three heads on θ1 [R, 1024, 7, 7], in parallel as in training."""
+        """All three heads on θ1 [R, 7, 7, 1024], in parallel as in training."""
         deltas = self.detection(theta1)
         theta4, mask_logits = self.segmentation(theta1)
         class_logits = self.classification(theta1, theta4, mask_logits)
-        return HeadsOutput(deltas, mask_logits.float(), class_logits)
+        return HeadsOutput(deltas, unblock(mask_logits).float(), class_logits)
 
     def proposals(self, output: RpnOutput, extents: Tensor, keep: int) -> list[Tensor]:
         """Each image's proposals [K, 4]; `extents` [B, 2] (width, height) of the valid area."""
@@ -106,7 +107,7 @@ class FTMTLNet(nn.Module):
         if boxes is not None:
             described = self._describe(theta0, boxes)
             return [Detections(*each) for each in described]
-        extents = _extents(valid)
+        extents = extents_of(valid)
         proposals = self.proposals(self.rpn(theta0), extents, self.config.proposals_infer)
         counts = [len(p) for p in proposals]
         deltas = self.detection(self.pool(theta0, proposals)).split(counts)
@@ -126,7 +127,8 @@ class FTMTLNet(nn.Module):
         class_logits = self.classification(theta1, theta4, mask_logits)
         # The mask of the likelier kind of mass, also where background is likelier still.
         kind = class_logits[:, 1:].argmax(dim=1)
-        masks = mask_logits[torch.arange(len(kind), device=kind.device), kind].float().sigmoid()
+        maps = unblock(mask_logits)
+        masks = maps[torch.arange(len(kind), device=kind.device), kind].float().sigmoid()
         return list(zip(boxes, class_logits.split(counts), masks.split(counts), strict=True))
 
     def _thin(self, boxes: Tensor, class_logits: Tensor, masks: Tensor) -> Detections:
@@ -136,7 +138,7 @@ class FTMTLNet(nn.Module):
         return Detections(boxes[kept], class_logits[kept], masks[kept])
 
 
-def _extents(valid: Tensor) -> Tensor:
+def extents_of(valid: Tensor) -> Tensor:
     """Width and height [B, 2] of the valid top left corner of each canvas [B, H, W]."""
     return torch.stack([valid.any(dim=1).sum(dim=1), valid.any(dim=2).sum(dim=1)], dim=1).float()
 
@@ -153,7 +155,7 @@ def build(config: NetworkConfig, *, frozen_backbone: int = 0) -> FTMTLNet:
     )
     for part in [*network.parts("rpn"), *network.parts("heads")]:
         for module in part.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            if isinstance(module, nn.Conv2d | Deconvolution | nn.Linear):
                 nn.init.normal_(module.weight, std=config.init_std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

@@ -17,7 +17,7 @@ def roi_align(features: Tensor, boxes: Tensor, *, stride: float, size: int) -> T
     """Pool each box to size × size bins.
 
     `features` [C, H, W] of one image, `boxes` [R, 4] (x1, y1, x2, y2) in canvas pixels,
-    `stride` canvas pixels a feature cell. Returns [R, C, size, size]. A sampling point more than
+    `stride` canvas pixels a feature cell. Returns [R, size, size, C]. A sampling point more than
     one cell outside the map counts as 0, one nearer takes the edge's value.
     """
     channels, height, width = features.shape
@@ -27,8 +27,7 @@ def roi_align(features: Tensor, boxes: Tensor, *, stride: float, size: int) -> T
     # Channels last, so that the large product is one [R·size, H] @ [H, W·C].
     flat = features.permute(1, 2, 0).reshape(height, width * channels)
     by_row = (rows.reshape(-1, height) @ flat).view(len(boxes), size, width, channels)
-    pooled = columns[:, None] @ by_row  # [R, 1, size, W] @ [R, size, W, C] -> [R, size, size, C]
-    return pooled.permute(0, 3, 1, 2)
+    return columns[:, None] @ by_row  # [R, 1, size, W] @ [R, size, W, C]
 
 
 def _axis_weights(start: Tensor, end: Tensor, cells: int, size: int) -> Tensor:

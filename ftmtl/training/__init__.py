@@ -1,0 +1,1 @@
+"""Training: augment → samples → targets → stages → loop, with checkpoints that resume."""

@@ -1,0 +1,232 @@
+"""The training loop: stages, epochs, steps; progress, checkpoints, resumption."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from ftmtl.config import Preset
+from ftmtl.datasets.records import ImageRecord
+from ftmtl.device import autocast, pick_device
+from ftmtl.network.backbone import read_imagenet
+from ftmtl.network.model import FTMTLNet, build
+from ftmtl.weights_file import load_weights, save_weights
+
+from .checkpoints import load_checkpoint, save_checkpoint
+from .samples import BalancedSampler, CanvasCache, Sample, TrainingSet, readable
+from .stages import learning_rate, losses, trainable
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; `losses` are averages over the last steps."""
+
+    stage: str
+    stage_number: int
+    stages: int
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    losses: dict[str, float]
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left: its weights, whether all its epochs were run, which images were left out."""
+
+    weights: Path
+    finished: bool
+    left_out: tuple[str, ...]
+
+
+class NothingToTrainOn(ValueError):
+    """No image could be read, or none was given."""
+
+
+def train(
+    records: Sequence[ImageRecord],
+    *,
+    preset: Preset,
+    out: Path,
+    imagenet: Path | None = None,
+    init: Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    workers: int = 0,
+    max_minutes: float | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    cache: Path | None = None,
+    metadata: dict[str, object] | None = None,
+) -> Outcome:
+    """Train `preset` on `records` in the folder `out`; returns where the weights are.
+
+    Starts from the network `init` (weights of ours) or from an ImageNet backbone `imagenet`,
+    or, with `resume`, from the folder's checkpoint. Ends early, resumable, after `max_minutes`
+    or when `should_stop`. `cache` holds the canvases (default: in `out`).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    where = pick_device(device)
+    started = time.monotonic()
+    store = CanvasCache(cache or out / "canvases", preset.network.canvas)
+    good, left_out = readable(records, store, lambda done, total: on_progress(
+        Progress("reading images", 0, len(preset.training.stages), 0, 0, done, total, {}, None)))
+    (out / "left_out.txt").write_text("".join(f"{line}\n" for line in left_out), encoding="utf-8")
+    if not good:
+        reason = left_out[0] if left_out else "the data set is empty"
+        raise NothingToTrainOn(f"no image can be trained on: {reason}")
+    identity = _identity(preset, good)
+    network = _start(preset, imagenet, init).to(where)
+    state = load_checkpoint(out, identity=identity) if resume else None
+    if state is not None:
+        network.load_state_dict(state["network"])
+    run = _Run(network, good, store, preset, out, where, workers, identity, on_progress,
+               lambda: should_stop() or (max_minutes is not None
+                                         and time.monotonic() - started > max_minutes * 60))
+    with contextlib.closing(SummaryWriter(str(out / "tensorboard"))) as run.board:
+        finished = run.go(state)
+    weights = out / "weights.safetensors"
+    save_weights(weights, network, preset=preset, metadata=metadata or {})
+    return Outcome(weights, finished, tuple(left_out))
+
+
+class _Run:
+    """One run's moving parts; `done` counts steps over all stages."""
+
+    board: SummaryWriter
+
+    def __init__(self, network: FTMTLNet, records: Sequence[ImageRecord], store: CanvasCache,
+                 preset: Preset, out: Path, device: torch.device, workers: int, identity: str,
+                 on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> None:
+        config = preset.training
+        self.network, self.preset, self.out, self.device = network, preset, out, device
+        self.workers, self.identity = workers, identity
+        self.on_progress, self.should_stop = on_progress, should_stop
+        self.steps_per_epoch = config.steps_per_epoch or max(1, len(records) // config.batch_size)
+        self.samples = TrainingSet(records, store, augmentation=config.augment, seed=config.seed)
+        self.sampler = BalancedSampler(records, length=self.steps_per_epoch * config.batch_size,
+                                       seed=config.seed)
+        self.done = 0
+        self.rate_of_progress: float | None = None  # seconds a step, smoothed
+        self.recent: dict[str, float] = {}
+        self.last_saved = time.monotonic()
+
+    def go(self, state: dict[str, object] | None) -> bool:
+        """All stages from `state` on; false if stopped before the end."""
+        at = (state or {}).get("at", [0, 0])  # stage, step within it
+        assert isinstance(at, list)
+        self.done = sum(s.epochs for s in self.preset.training.stages[: at[0]]) \
+            * self.steps_per_epoch + at[1]
+        for number, stage in enumerate(self.preset.training.stages):
+            if number < at[0]:
+                continue
+            config = self.preset.training
+            optimizer = torch.optim.SGD(
+                trainable(self.network, stage), lr=config.learning_rate,
+                momentum=config.momentum, weight_decay=config.weight_decay,
+            )
+            first = 0
+            if number == at[0] and state is not None:
+                first = at[1]
+                if state["optimizer"] is not None:
+                    optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+            if not self._stage(number, optimizer, first):
+                return False
+        self._save([len(self.preset.training.stages), 0], None)
+        return True
+
+    def _stage(self, number: int, optimizer: torch.optim.SGD, first: int) -> bool:
+        stage = self.preset.training.stages[number]
+        steps = stage.epochs * self.steps_per_epoch
+        self.network.train()
+        for step, batch in zip(range(first, steps), self._batches(number, first, stage.epochs),
+                               strict=True):
+            began = time.monotonic()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(self.preset.training, step, steps)
+            values = self._step(number, batch, optimizer)
+            self._report(number, step, values, time.monotonic() - began)
+            due = time.monotonic() - self.last_saved \
+                > 60 * self.preset.training.checkpoint_minutes
+            stop = self.should_stop()
+            if due or stop:
+                self._save([number, step + 1], optimizer)
+            if stop:
+                return False
+        return True
+
+    def _batches(self, stage: int, first: int, epochs: int) -> DataLoader[list[Sample]]:
+        """The stage's batches from step `first` on; stages draw different epochs."""
+        before = sum(s.epochs for s in self.preset.training.stages[:stage])
+        size = self.preset.training.batch_size
+        order = [at for epoch in range(before, before + epochs) for at in self.sampler.epoch(epoch)]
+        batches = [order[i : i + size] for i in range(first * size, len(order), size)]
+        return DataLoader(self.samples, batch_sampler=batches, num_workers=self.workers,  # type: ignore[arg-type]
+                          collate_fn=list, pin_memory=False)
+
+    def _step(self, number: int, batch: list[Sample], optimizer: torch.optim.SGD
+              ) -> dict[str, float]:
+        stage = self.preset.training.stages[number]
+        with autocast(self.device):
+            terms = losses(self.network, [s.to(self.device) for s in batch], stage, self.preset)
+        total = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, self.preset.training.clip_norm,
+                                       error_if_nonfinite=True)
+        optimizer.step()
+        return {name: float(value.detach()) for name, value in terms.items()}
+
+    def _report(self, number: int, step: int, values: dict[str, float], seconds: float) -> None:
+        self.done += 1
+        stage = self.preset.training.stages[number]
+        if set(self.recent) != set(values):
+            self.recent = dict(values)
+        self.recent = {k: 0.95 * self.recent[k] + 0.05 * v for k, v in values.items()}
+        old = self.rate_of_progress
+        self.rate_of_progress = seconds if old is None else 0.95 * old + 0.05 * seconds
+        for name, value in values.items():
+            self.board.add_scalar(f"loss/{name}", value, self.done)
+        total = sum(s.epochs for s in self.preset.training.stages) * self.steps_per_epoch
+        self.on_progress(Progress(
+            stage=stage.name, stage_number=number + 1, stages=len(self.preset.training.stages),
+            epoch=step // self.steps_per_epoch + 1, epochs=stage.epochs,
+            step=step % self.steps_per_epoch + 1, steps=self.steps_per_epoch,
+            losses=dict(self.recent), seconds_left=(total - self.done) * self.rate_of_progress,
+        ))
+
+    def _save(self, at: list[int], optimizer: torch.optim.SGD | None) -> None:
+        save_checkpoint(self.out, {
+            "identity": self.identity, "at": at, "network": self.network.state_dict(),
+            "optimizer": None if optimizer is None else optimizer.state_dict(),
+        })
+        self.last_saved = time.monotonic()
+
+
+def _start(preset: Preset, imagenet: Path | None, init: Path | None) -> FTMTLNet:
+    torch.manual_seed(preset.training.seed)
+    network = build(preset.network, frozen_backbone=preset.training.frozen_backbone)
+    if init is not None:
+        network.load_state_dict(load_weights(init).state)
+    elif imagenet is not None:
+        network.backbone.load_imagenet(read_imagenet(imagenet))
+    return network
+
+
+def _identity(preset: Preset, records: Sequence[ImageRecord]) -> str:
+    """A digest of all that a resumed run must share with the interrupted one."""
+    rows = [(str(r.image_id), [a.__dict__ for a in r.annotations]) for r in records]
+    text = json.dumps([preset.to_json(), rows], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,277 @@
+"""From records to training samples: canvases made once, augmented on the fly.
+
+Chance is seeded by (seed, epoch, image): a sample is the same whatever came before it, in which
+process, and whether or not training was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ftmtl.atomic import atomic_write
+from ftmtl.canvas import CanvasGeometry, make_canvas
+from ftmtl.config import AugmentConfig
+from ftmtl.datasets.fitted import fitted_mask
+from ftmtl.datasets.records import BENIGN, MALIGNANT, Annotation, ImageRecord
+from ftmtl.mammogram import UnreadableMammogram, read_mammogram
+
+from .augment import augment
+
+log = logging.getLogger(__name__)
+LEAST_VISIBLE = 0.5  # a mass of which augmentation leaves less is ignored, neither way taught
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One canvas and its truth, boxes [·, 4] (x1, y1, x2, y2) in canvas pixels.
+
+    `image` [1, H, W] in 0…1, `valid` [H, W]; of T masses `boxes`, `classes` [T] (1, 2),
+    `class_known` [T], `masks` [T, H, W], `has_mask` [T]; `ignore` boxes teach nothing,
+    `hard_negatives` are boxes a reader rejected. `seed` drives the sampling of anchors and RoIs.
+    """
+
+    image: Tensor
+    valid: Tensor
+    boxes: Tensor
+    classes: Tensor
+    class_known: Tensor
+    masks: Tensor
+    has_mask: Tensor
+    ignore: Tensor
+    hard_negatives: Tensor
+    seed: int
+
+    def to(self, device: torch.device) -> Sample:
+        """The same sample with its tensors on `device`."""
+        return Sample(**{
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        })
+
+
+class CanvasCache:
+    """The canvases of records as files of 16-bit pixels, so that each film is decoded once."""
+
+    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
+        self.folder = folder
+        self.size = size
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, record: ImageRecord) -> tuple[NDArray[np.float32], CanvasGeometry]:
+        """The filled part of the canvas [h, w] in 0…1, and its geometry.
+
+        Raises UnreadableMammogram, also where the file is not of the record's size.
+        """
+        file = self.folder / f"{self._key(record)}.npz"
+        if not file.exists():
+            self._make(record, file)
+        with np.load(file) as stored:
+            g = stored["geometry"]
+            geometry = CanvasGeometry(
+                origin=(int(g[0]), int(g[1])), extent=(int(g[2]), int(g[3])),
+                scale=(float(g[4]), float(g[5])), image_size=(int(g[6]), int(g[7])),
+                canvas_size=self.size,
+            )
+            return stored["pixels"].astype(np.float32) / 65535, geometry
+
+    def _key(self, record: ImageRecord) -> str:
+        try:
+            stat = record.path.stat()
+        except OSError as error:
+            raise UnreadableMammogram(
+                record.path, "there is no such file", "Check the folder given as --images"
+            ) from error
+        identity = (str(record.path.resolve()), stat.st_mtime_ns, stat.st_size, record.pixel_aspect,
+                    self.size)
+        return hashlib.sha256(repr(identity).encode()).hexdigest()[:24]
+
+    def _make(self, record: ImageRecord, file: Path) -> None:
+        mammogram = read_mammogram(record.path)
+        if mammogram.pixels.shape != (record.height, record.width):
+            raise UnreadableMammogram(
+                record.path,
+                f"it has {mammogram.pixels.shape[::-1]} pixels, the data set says "
+                f"{(record.width, record.height)}",
+                "Correct the data set",
+            )
+        # The data set knows a stretch that the file does not; without one the file's own counts.
+        aspect = record.pixel_aspect if record.pixel_aspect != 1 else mammogram.pixel_aspect
+        canvas = make_canvas(mammogram.pixels, self.size, pixel_aspect=aspect)
+        g = canvas.geometry
+        rows, columns = g.filled
+        with atomic_write(file) as stream:
+            np.savez(
+                stream,
+                pixels=np.round(canvas.pixels[:rows, :columns] * 65535).astype(np.uint16),
+                geometry=np.array([*g.origin, *g.extent, *g.scale, *g.image_size]),
+            )
+
+
+def readable(
+    records: Sequence[ImageRecord], cache: CanvasCache, advance: Callable[[int, int], None]
+) -> tuple[list[ImageRecord], list[str]]:
+    """The records whose canvas could be made, and why the others are left out."""
+    good, left_out = [], []
+    for number, record in enumerate(records):
+        advance(number, len(records))
+        try:
+            cache.get(record)
+            good.append(record)
+        except UnreadableMammogram as error:
+            log.warning("left out: %s", error)
+            left_out.append(str(error))
+    return good, left_out
+
+
+class TrainingSet(Dataset[Sample]):
+    """Samples by (epoch, index of the record)."""
+
+    def __init__(
+        self,
+        records: Sequence[ImageRecord],
+        cache: CanvasCache,
+        *,
+        augmentation: AugmentConfig | None,
+        seed: int,
+    ) -> None:
+        self.records = records
+        self.cache = cache
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __getitem__(self, at: tuple[int, int]) -> Sample:
+        epoch, index = at
+        record = self.records[index]
+        random = np.random.default_rng([self.seed, epoch, index])
+        pixels, geometry = self.cache.get(record)
+        shapes = [_shape_on_canvas(a, record, geometry)[: pixels.shape[0], : pixels.shape[1]]
+                  for a in record.annotations]
+        masks = np.array(shapes, dtype=bool).reshape(len(shapes), *pixels.shape)
+        before = masks.sum(axis=(1, 2))
+        if self.augmentation is not None:
+            pixels, masks = augment(pixels, masks, self.augmentation, random)
+        return _sample(record.annotations, pixels, masks, before, self.cache.size,
+                       int(random.integers(2**31)))
+
+
+def _shape_on_canvas(
+    annotation: Annotation, record: ImageRecord, geometry: CanvasGeometry
+) -> NDArray[np.bool_]:
+    if annotation.segmentation is not None and annotation.mask_source != "none":
+        rle: Any = annotation.segmentation
+        if isinstance(rle, list) or isinstance(rle["counts"], list):
+            rle = coco_mask.frPyObjects(rle, record.height, record.width)
+        if isinstance(rle, list):
+            rle = coco_mask.merge(rle)
+        mask = coco_mask.decode(rle).astype(bool)
+        if mask.any():
+            return geometry.mask_to_canvas(mask)
+    box = geometry.boxes_to_canvas(np.array([annotation.bbox]))[0]
+    return fitted_mask((box[0], box[1], box[2], box[3]), geometry.canvas_size)
+
+
+def _sample(
+    annotations: Sequence[Annotation],
+    pixels: NDArray[np.float32],
+    masks: NDArray[np.bool_],
+    before: NDArray[np.int64],
+    size: tuple[int, int],
+    seed: int,
+) -> Sample:
+    image = np.zeros(size, dtype=np.float32)
+    valid = np.zeros(size, dtype=bool)
+    rows, columns = pixels.shape
+    image[:rows, :columns] = pixels
+    valid[:rows, :columns] = True
+    kept: list[int] = []
+    boxes: dict[str, list[tuple[float, ...]]] = {"mass": [], "ignore": [], "hard_negative": []}
+    for number, (annotation, mask) in enumerate(zip(annotations, masks, strict=True)):
+        box = _mask_box(mask)
+        if box is None:
+            continue
+        role = annotation.role
+        if role == "mass" and mask.sum() < LEAST_VISIBLE * before[number]:
+            role = "ignore"
+        boxes[role].append(box)
+        if role == "mass":
+            kept.append(number)
+    full = np.zeros((len(kept), *size), dtype=np.float32)
+    full[:, :rows, :columns] = masks[kept]
+    own = [annotations[i] for i in kept]
+    return Sample(
+        image=torch.from_numpy(image)[None],
+        valid=torch.from_numpy(valid),
+        boxes=_boxes(boxes["mass"]),
+        classes=torch.tensor([a.category for a in own], dtype=torch.long),
+        class_known=torch.tensor([a.class_known for a in own], dtype=torch.bool),
+        masks=torch.from_numpy(full),
+        # A model's own mask is no truth; a box alone has a fitted shape.
+        has_mask=torch.tensor([a.mask_source != "model" for a in own], dtype=torch.bool),
+        ignore=_boxes(boxes["ignore"]),
+        hard_negatives=_boxes(boxes["hard_negative"]),
+        seed=seed,
+    )
+
+
+def _mask_box(mask: NDArray[np.bool_]) -> tuple[float, ...] | None:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return None
+    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
+def _boxes(rows: list[tuple[float, ...]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, 4)
+
+
+class BalancedSampler:
+    """The order of an epoch: malignant and benign images in equal number, normals in their share.
+
+    Each kind is gone through in shuffled rounds, so that none is seen twice before all are once.
+    """
+
+    def __init__(self, records: Sequence[ImageRecord], *, length: int, seed: int) -> None:
+        self.length = length
+        self.seed = seed
+        kinds: dict[int, list[int]] = {0: [], BENIGN: [], MALIGNANT: []}
+        for index, record in enumerate(records):
+            kinds[max((a.category for a in record.masses), default=0)].append(index)
+        self.kinds = {kind: members for kind, members in kinds.items() if members}
+        normal = len(kinds[0]) / max(1, len(records))
+        diseased = [kind for kind in self.kinds if kind != 0]
+        self.share = {
+            kind: normal if kind == 0 else (1 - normal) / len(diseased) for kind in self.kinds
+        }
+
+    def epoch(self, epoch: int) -> list[tuple[int, int]]:
+        """(epoch, index) of each sample, in order."""
+        random = np.random.default_rng([self.seed, epoch])
+        # Largest remainders, so that the counts add up to the length.
+        exact = {kind: share * self.length for kind, share in self.share.items()}
+        counts = {kind: int(value) for kind, value in exact.items()}
+        by_rest = sorted(exact, key=lambda kind: counts[kind] - exact[kind])
+        for kind in by_rest[: self.length - sum(counts.values())]:
+            counts[kind] += 1
+        order = [index for kind, count in counts.items()
+                 for index in self._rounds(self.kinds[kind], count, random)]
+        return [(epoch, order[i]) for i in random.permutation(len(order))]
+
+    def _rounds(
+        self, members: list[int], count: int, random: np.random.Generator
+    ) -> Iterator[int]:
+        while count > 0:
+            for i in random.permutation(len(members))[:count]:
+                yield members[i]
+            count -= len(members)
