@@ -106,7 +106,7 @@ def configure(options: argparse.Namespace) -> None:
             "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
             "root": {"level": "INFO", "handlers": ["console"]},
             # Its lines repeat whole requests.
-            "loggers": {"monailabel": {"level": "WARNING"}, "task_train": {"level": "INFO"}},
+            "loggers": {name: {"level": "WARNING"} for name in ("monailabel", "timeloop")},
         }
     )
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from monailabel_app.lib.models import ModelRegistry, UnknownVersion, sha256_of
 
 

@@ -24,13 +24,14 @@ from typing import Any
 
 from fastapi import HTTPException
 from filelock import FileLock
+from monailabel.interfaces.datastore import Datastore
+
 from ftmtl import __version__
 from ftmtl.datasets.labels import FINAL, LABEL_SUFFIX, LabelVersion, image_folder
 from ftmtl.findings import Findings, ImageInfo
 from ftmtl.label_file import UnreadableLabel, read_label_file, write_label_file
 from ftmtl.mammogram import read_mammogram
 from ftmtl.patient_key import PatientKey
-from monailabel.interfaces.datastore import Datastore
 
 from .catalogue import Catalogue, Entry, image_suffix
 from .files import copy_file, write_json
@@ -134,7 +135,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         self._remember(image_id, "image", info)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Takes an uploaded mammogram in; a DICOM file keeps its own id. 422 if it cannot be read."""
+        """Takes an uploaded mammogram in; a DICOM file keeps its own id. 422 if it is unreadable."""
         upload = Path(image_filename)
         suffix = image_suffix(upload.name)
         if image_id and not NAME.fullmatch(image_id):

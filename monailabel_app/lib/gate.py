@@ -1,9 +1,9 @@
 """The gate: is the candidate at least as good as the model in service?
 
-The figure is the mean TPR at 0.3, 1 and 3.67 false positives an image (IoU > 0.2), averaged with the
-AUC over masses where both classes occur. Both models read the same validation images, and their
-difference is set against its standard error over patients (paired bootstrap). A candidate that is
-lower by more than that is refused. Fewer than 10 masses judge nobody.
+The figure is the mean TPR at 0.3, 1 and 3.67 false positives an image (IoU > 0.2), averaged with
+the AUC over masses where both classes occur. Both models read the same validation images, and
+their difference is set against its standard error over patients (paired bootstrap). A candidate
+that is lower by more than that is refused. Fewer than 10 masses judge nobody.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import ImageRecord
 from ftmtl.evaluation.bootstrap import patient_weights

@@ -14,13 +14,14 @@ import nrrd
 import numpy as np
 import torch
 from fastapi import HTTPException
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
 from ftmtl.datasets.labels import LABEL_SUFFIX
 from ftmtl.findings import Findings, decode_rle
 from ftmtl.label_file import write_label_file
 from ftmtl.mammogram import Mammogram, UnreadableMammogram, read_mammogram
 from ftmtl.patient_key import PatientKey
 from ftmtl.predict import Predictor
-from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from .models import MODEL, ModelRegistry, ModelVersion
 
@@ -168,15 +169,14 @@ class FindMasses(InferTask):  # type: ignore[misc]
         findings = _signed(findings, version)
         was_found = time.monotonic()
         file = None if question.json_alone else _write(findings, question)
-        document = {
-            **findings.to_json(),
-            "label_names": LABELS,  # the stock plugin reads a label map by it
-            "latencies": {
-                "read": round(was_read - began, 3),
-                "model": round(was_found - was_read, 3),
-                "write": round(time.monotonic() - was_found, 3),
-            },
-        }
+        document = findings.to_json()
+        if question.extension != LABEL_SUFFIX:
+            document["label_names"] = LABELS  # the stock plugin reads a label map by it
+        logger.info(
+            "%d findings: read %.3f s, model %.3f s, wrote %.3f s",
+            len(findings.findings),
+            *(was_read - began, was_found - was_read, time.monotonic() - was_found),
+        )
         return file, document
 
     def _metadata(self) -> dict[str, Any]:
@@ -203,7 +203,8 @@ def check_device(device: Any) -> str:
     names |= {torch.cuda.get_device_name(i): f"cuda:{i}" for i in range(cards)}
     if isinstance(device, str) and device in names:
         return names[device]
-    raise HTTPException(400, f"There is no device {device!r}. Devices: {', '.join(['cpu', *names])}")
+    known = ", ".join(["auto", "cpu", *names])
+    raise HTTPException(400, f"There is no device {device!r}. Devices: {known}")
 
 
 def _signed(findings: Findings, version: ModelVersion) -> Findings:
@@ -243,5 +244,3 @@ def _write_label_map(file: Path, findings: Findings, *, compress: bool) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
-
-

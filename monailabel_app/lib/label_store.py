@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
 from ftmtl.datasets.labels import (
     FINAL,
     LABEL_SUFFIX,

@@ -20,12 +20,13 @@ from typing import Any
 
 import psutil
 from fastapi import HTTPException
+from monailabel.interfaces.tasks.train import TrainTask
+
 from ftmtl.config import Preset, Stage
 from ftmtl.datasets.labels import read_labels
 from ftmtl.datasets.records import ImageRecord
 from ftmtl.training.loop import Progress, train
 from ftmtl.weights_file import load_weights
-from monailabel.interfaces.tasks.train import TrainTask
 
 from .datastore import MammogramStore
 from .files import write_json
@@ -59,7 +60,7 @@ class TrainingRequest:
     steps: int | None = None  # an epoch; None: each labelled image about once
     learning_rate: float = 0.001
     max_minutes: float | None = None
-    stages: tuple[str, ...] | None = None  # None: heads alone where there are few images
+    stages: tuple[str, ...] = ()  # empty: heads alone where there are few images
     publish: str = "gate"
     device: str = "auto"
 
@@ -88,8 +89,11 @@ class TrainingRequest:
                 raise HTTPException(400, f"{name} is {number} from {least:g} to {most:g}")
         if "stages" in asked:
             names = asked["stages"]
+            names = [names] if isinstance(names, str) else names
             if not isinstance(names, list) or not names or any(n not in STAGES for n in names):
-                raise HTTPException(400, f"stages is a list of {', '.join(STAGES)}")
+                if names != ["auto"]:
+                    raise HTTPException(400, f"stages is auto or a list of {', '.join(STAGES)}")
+                names = ()
             asked["stages"] = tuple(names)
         if asked.get("publish", "gate") not in PUBLISH:
             raise HTTPException(400, f"publish is {' or '.join(PUBLISH)}")
@@ -123,10 +127,15 @@ class LearnFromLabels(TrainTask):  # type: ignore[misc]
         self._progress = folder / "progress.json"
 
     def config(self) -> dict[str, Any]:
-        """The settings of a request, with their defaults."""
-        defaults = asdict(TrainingRequest(device=self.device))
+        """The settings that MONAI Label's own clients show."""
+        defaults = TrainingRequest()
         # A list is a choice, in MONAI Label's clients; the first is the default.
-        return {**defaults, "publish": list(PUBLISH), "stages": None}
+        return {
+            "max_epochs": defaults.max_epochs,
+            "learning_rate": defaults.learning_rate,
+            "stages": ["auto", *STAGES],
+            "publish": list(PUBLISH),
+        }
 
     def stats(self) -> dict[str, Any]:
         """Where the last training stands; `state` is running, done, failed or stopped."""
@@ -183,7 +192,8 @@ class LearnFromLabels(TrainTask):  # type: ignore[misc]
                 cache=self.folder / "canvases",
                 metadata=_metadata(champion, learned),
             )
-            report.say(stage="judging", left_out=[_fileless(line) for line in (*damaged, *outcome.left_out)])
+            left_out = [_fileless(line) for line in (*damaged, *outcome.left_out)]
+            report.say(stage="judging", left_out=left_out)
             verdict = compare(weights, outcome.weights, judged, device=asked.device)
             version = self.registry.add(
                 outcome.weights,
