@@ -138,6 +138,7 @@ def test_image_breast_and_patient() -> None:
     predictions = [
         prediction(1, box, 0.9, 0.3),
         prediction(2, box, 0.9, 0.6),
+        prediction(2, FAR, 0.8, 0.1),
         prediction(3, FAR, 0.2, 0.5),
         prediction(4, box, 0.9, 0.9),
     ]
@@ -151,6 +152,16 @@ def test_image_breast_and_patient() -> None:
     classes = judge(images, masses, predictions)["classification"]
     assert classes["auc_breast"] is None
     assert "1 images have no laterality" in classes["reasons"]["auc_breast"]
+
+
+def test_faint_predictions_say_nothing_about_an_image() -> None:
+    """Eight false positives on two images are beyond 3.67 FPI: nobody hears them; seven count."""
+    box = [0.0, 0.0, 100.0, 100.0]
+    faint = [prediction(2, [100.0 * i, 500, 50, 50], 0.1, 0.99) for i in range(8)]
+    loud = [prediction(1, box, 0.9, 0.6)]
+    images, masses = [image(1), image(2)], [mass(1, box, True)]
+    assert judge(images, masses, loud + faint)["classification"]["auc_image"] == 1
+    assert judge(images, masses, loud + faint[:7])["classification"]["auc_image"] == 0
 
 
 def test_a_class_that_never_occurs_has_no_auc() -> None:

@@ -1,0 +1,261 @@
+"""From a mammogram to findings; also "what is in this box?"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ftmtl.canvas import Canvas, CanvasGeometry, make_canvas
+from ftmtl.device import autocast, pick_device
+from ftmtl.findings import Finding, Findings, ImageInfo, ModelInfo, Rle, Verdict, encode_rle
+from ftmtl.mammogram import Mammogram
+from ftmtl.measure import measure_mask
+from ftmtl.network.model import Detections, FTMTLNet
+from ftmtl.veto import gather, masses, monotone, worst
+from ftmtl.weights_file import Weights, load_weights
+
+MODEL_NAME = "ft_mtl_net"
+SCORE_FLOOR = 0.01  # what lies under it is never a candidate, also not for a FROC curve
+MASS_IOU = 0.2  # boxes that overlap more are one mass (paper 2.3)
+THRESHOLD_WITHOUT_HELD_OUT_FIGURES = 0.5
+VERDICT_RULE = "malignant-veto, monotone: largest p(malignant) / p(mass), over masses likelier " \
+    "than background"
+
+
+class InvalidBoxes(ValueError):
+    """Boxes to be described that are no boxes of the image; says which and why."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One mass as the network sees it, before any threshold.
+
+    `box` (x, y, width, height) in image pixels; `probabilities` [3], calibrated, of background,
+    benign, malignant; `malignancy` by the veto over the mass's boxes; `mask` 28×28 within the box.
+    """
+
+    box: tuple[float, float, float, float]
+    probabilities: NDArray[np.float64]
+    malignancy: float
+    mask: NDArray[np.float32]
+
+    @property
+    def score(self) -> float:
+        """1 − background."""
+        return float(1 - self.probabilities[0])
+
+
+class Predictor:
+    """A network with its weights, ready to read mammograms on one device."""
+
+    def __init__(self, network: FTMTLNet, weights: Weights, *, version: str, device: torch.device
+                 ) -> None:
+        self.network = network.to(device).eval()
+        self.device = device
+        self.preset = weights.preset
+        self.metadata: dict[str, Any] = weights.metadata
+        self.model = ModelInfo(name=MODEL_NAME, version=version, sha256=weights.sha256)
+        self.temperature = float(self.metadata.get("temperature", 1.0))
+        points: dict[str, float] = self.metadata.get("operating_points", {})
+        self.default_threshold = points.get("1", THRESHOLD_WITHOUT_HELD_OUT_FIGURES)
+
+    @classmethod
+    def load(cls, weights: Path, *, device: str = "auto", version: str | None = None) -> Self:
+        """From a file that `ftmtl train` wrote. Raises UnusableWeights, NoSuchDevice."""
+        read = load_weights(weights)
+        named = version or str(read.metadata.get("version", Path(weights).stem))
+        return cls(read.network(), read, version=named, device=pick_device(device))
+
+    def __call__(
+        self,
+        mammogram: Mammogram,
+        *,
+        boxes: Sequence[Sequence[float]] | None = None,
+        threshold: float | None = None,
+        max_findings: int | None = None,
+        patient_key: str | None = None,
+    ) -> Findings:
+        """The findings of a mammogram, most suspicious of being a mass first.
+
+        Masses that score at least `threshold` (default: one false positive an image on held-out
+        films) are findings. Given `boxes` [x, y, width, height], each is described as it lies,
+        in order, whatever it scores. Raises InvalidBoxes.
+        """
+        canvas = make_canvas(mammogram.pixels, self.preset.network.canvas,
+                             pixel_aspect=mammogram.pixel_aspect)
+        if boxes is not None:
+            asked = _checked(boxes, mammogram.pixels.shape)
+            candidates = self._describe(canvas, asked)
+            verdict_masses = [c.malignancy for c in candidates if c.probabilities.argmax() != 0]
+        else:
+            found, verdict_masses = self._search(canvas)
+            least = self.default_threshold if threshold is None else threshold
+            candidates = [c for c in found if c.score >= least][:max_findings]
+        findings = tuple(
+            _finding(number, c, mammogram) for number, c in enumerate(candidates, start=1)
+        )
+        malignancy = worst(verdict_masses)
+        label = "malignant" if malignancy > 0.5 else "benign"
+        return Findings(
+            image=image_info(mammogram, patient_key),
+            model=self.model,
+            findings=findings,
+            verdict=Verdict(
+                malignancy=malignancy,
+                label=label if verdict_masses else "no finding",  # type: ignore[arg-type]
+                how=VERDICT_RULE,
+            ),
+        )
+
+    def _search(self, canvas: Canvas) -> tuple[list[Candidate], list[float]]:
+        """All candidates above the floor, best first, and the malignancy of the veto's masses."""
+        detections = self._detect(canvas)
+        probabilities = self._probabilities(detections.class_logits)
+        above = np.flatnonzero(1 - probabilities[:, 0] >= SCORE_FLOOR)
+        boxes = detections.boxes.float().cpu().numpy()[above]
+        probabilities = probabilities[above]
+        maps = detections.masks.float().cpu().numpy()[above]
+        groups = gather(boxes, 1 - probabilities[:, 0], iou=MASS_IOU)
+        candidates = [
+            _candidate(canvas.geometry, boxes[g[0]], probabilities[list(g)], maps[g[0]])
+            for g in groups
+        ]
+        return candidates, [m.malignancy for m in masses(boxes, probabilities, iou=MASS_IOU)]
+
+    def _describe(self, canvas: Canvas, boxes: NDArray[np.float64]) -> list[Candidate]:
+        on_canvas = canvas.geometry.boxes_to_canvas(boxes)
+        detections = self._detect(canvas, torch.from_numpy(on_canvas).float())
+        probabilities = self._probabilities(detections.class_logits)
+        maps = detections.masks.float().cpu().numpy()
+        return [
+            Candidate(
+                box=(float(b[0]), float(b[1]), float(b[2]), float(b[3])),
+                probabilities=p, malignancy=_malignancy(p[None]), mask=m,
+            )
+            for b, p, m in zip(boxes, probabilities, maps, strict=True)
+        ]
+
+    def _detect(self, canvas: Canvas, boxes: Tensor | None = None) -> Detections:
+        image = torch.from_numpy(canvas.pixels)[None, None].to(self.device)
+        valid = torch.from_numpy(canvas.valid)[None].to(self.device)
+        asked = None if boxes is None else [boxes.to(self.device)]
+        with autocast(self.device):
+            return self.network.detect(image, valid, boxes=asked)[0]
+
+    def _probabilities(self, logits: Tensor) -> NDArray[np.float64]:
+        """Calibrated probabilities [K, 3] in double precision: they add up to 1."""
+        out: NDArray[np.float64] = \
+            (logits.double() / self.temperature).softmax(dim=1).cpu().numpy()
+        return out
+
+
+def image_info(mammogram: Mammogram, patient_key: str | None) -> ImageInfo:
+    """What a document says of its image; never the patient's own id."""
+    return ImageInfo(
+        id=mammogram.image_id,
+        width=mammogram.pixels.shape[1],
+        height=mammogram.pixels.shape[0],
+        spacing_mm=mammogram.spacing_mm,
+        laterality=mammogram.laterality,
+        view=mammogram.view,
+        patient_key=patient_key,
+    )
+
+
+def _checked(boxes: Sequence[Sequence[float]], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Boxes [N, 4] cut to the image of `shape` (height, width)."""
+    try:
+        asked = np.array(boxes, dtype=np.float64).reshape(len(boxes), 4)
+    except (TypeError, ValueError) as error:
+        raise InvalidBoxes(f"boxes must be [[x, y, width, height], …], not {boxes!r:.80}") from error
+    height, width = shape[:2]
+    corners = np.concatenate([asked[:, :2], asked[:, :2] + asked[:, 2:]], axis=1)
+    cut = np.clip(corners, 0, [width, height, width, height])
+    sizes = cut[:, 2:] - cut[:, :2]
+    for number, (box, size) in enumerate(zip(asked, sizes, strict=True), start=1):
+        if not np.isfinite(box).all() or (size < 1).any():
+            raise InvalidBoxes(
+                f"box {number}, {box.tolist()}, covers no pixel of the image of {width}×{height}"
+            )
+    return np.concatenate([cut[:, :2], sizes], axis=1)
+
+
+def _candidate(geometry: CanvasGeometry, box: NDArray[Any], members: NDArray[np.float64],
+               mask: NDArray[np.float32]) -> Candidate:
+    """A mass from its best box (x1, y1, x2, y2) on the canvas and all its boxes' [K, 3]."""
+    height, width = geometry.image_size
+    x, y, w, h = geometry.boxes_to_image(box[None])[0]
+    x1, y1 = max(0.0, x), max(0.0, y)
+    x2, y2 = min(float(width), x + w), min(float(height), y + h)
+    return Candidate((x1, y1, x2 - x1, y2 - y1), members[0], _malignancy(members), mask)
+
+
+def _malignancy(members: NDArray[np.float64]) -> float:
+    """The veto's malignancy of a mass; where background is likelier for all, the best box's."""
+    likely = members[members.argmax(axis=1) != 0]
+    if len(likely):
+        return monotone(likely)
+    return float(members[0, 2] / max(members[0, 1:].sum(), 1e-12))
+
+
+def _finding(number: int, candidate: Candidate, mammogram: Mammogram) -> Finding:
+    height, width = mammogram.pixels.shape
+    rle, area, diameter = _mask(candidate, (height, width), mammogram.spacing_mm)
+    background, benign, malignant = (float(p) for p in candidate.probabilities)
+    return Finding(
+        id=f"F{number}",
+        label="malignant" if candidate.malignancy > 0.5 else "benign",
+        scores={"background": background, "benign": benign, "malignant": malignant},
+        malignancy=candidate.malignancy,
+        bbox=candidate.box,
+        segmentation=rle,
+        mask_source="none" if rle is None else "model",
+        area_mm2=area,
+        diameter_mm=diameter,
+        source="model",
+        status="proposed",
+    )
+
+
+def _mask(candidate: Candidate, size: tuple[int, int], spacing: tuple[float, float] | None
+          ) -> tuple[Rle | None, float | None, float | None]:
+    """The mask at the image's own resolution, with area and diameter; None where it is empty.
+
+    Only the columns of the box are ever filled: a film is large and a mass is small.
+    """
+    x, y, w, h = candidate.box
+    left, right = int(np.floor(x)), min(size[1], int(np.ceil(x + w)))
+    top, bottom = int(np.floor(y)), min(size[0], int(np.ceil(y + h)))
+    # Where each pixel's centre lies in the box, -1…1 from edge to edge.
+    across = torch.from_numpy((np.arange(left, right) + 0.5 - x) / w * 2 - 1)
+    down = torch.from_numpy((np.arange(top, bottom) + 0.5 - y) / h * 2 - 1)
+    grid = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=2)[None].float()
+    inside = F.grid_sample(torch.from_numpy(candidate.mask)[None, None], grid, mode="bilinear",
+                           padding_mode="border", align_corners=False)[0, 0] >= 0.5
+    if not inside.any():
+        return None, None, None
+    columns = np.zeros((size[0], right - left), dtype=bool)
+    columns[top:bottom] = inside.numpy()
+    area, diameter = measure_mask(columns[top:bottom], spacing)
+    return _widened(encode_rle(columns), left, size), area, diameter
+
+
+def _widened(rle: Rle, left: int, size: tuple[int, int]) -> Rle:
+    """The code of some columns as that of the whole image: runs of zeros before and after."""
+    height, width = size
+    counts = list(rle["counts"])
+    counts[0] += left * height
+    after = height * width - sum(counts)
+    if len(counts) % 2:  # it ends in zeros already
+        counts[-1] += after
+    elif after:
+        counts.append(after)
+    return {"size": [height, width], "counts": counts}
