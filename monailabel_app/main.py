@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
-from ftmtl.weights_file import STARTER_WEIGHTS
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.utils.sessions import Sessions
 
+from ftmtl.weights_file import STARTER_WEIGHTS
 from monailabel_app.lib.datastore import MammogramStore
 from monailabel_app.lib.files import copy_file
 from monailabel_app.lib.infer import FindMasses

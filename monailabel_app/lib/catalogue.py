@@ -19,6 +19,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from ftmtl.mammogram import UnreadableMammogram
+
 from .files import write_json
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,8 @@ class Entry:
     image: dict[str, Any] | None = None  # ImageInfo and pixel_aspect
 
 
-Describe = Callable[[Path, Path], dict[str, Any]]  # file, root -> image; raises ValueError
+# file, root -> image; raises UnreadableMammogram
+Describe = Callable[[Path, Path], dict[str, Any]]
 
 
 class Catalogue:
@@ -138,9 +141,8 @@ class Catalogue:
         entry = Entry(path=path, root=root, changed=stat.st_mtime_ns, size=stat.st_size)
         try:
             image = self._describe(top / path, top)
-        except ValueError as error:
-            # The reason names the file by its whole path; clients see it from the studies on.
-            return replace(entry, problem=str(error).replace(f"{top}{os.sep}", ""))
+        except UnreadableMammogram as error:
+            return replace(entry, problem=f"{error.reason}. {error.remedy}")
         return replace(entry, image_id=image["id"], image=image)
 
     def _sort_out(self) -> None:

@@ -30,7 +30,7 @@ from ftmtl import __version__
 from ftmtl.datasets.labels import FINAL, LABEL_SUFFIX, LabelVersion, image_folder
 from ftmtl.findings import Findings, ImageInfo
 from ftmtl.label_file import UnreadableLabel, read_label_file, write_label_file
-from ftmtl.mammogram import read_mammogram
+from ftmtl.mammogram import UnreadableMammogram, read_header, read_mammogram
 from ftmtl.patient_key import PatientKey
 
 from .catalogue import Catalogue, Entry, image_suffix
@@ -71,18 +71,17 @@ class MammogramStore(Datastore):  # type: ignore[misc]
 
     def describe(self, file: Path, root: Path) -> dict[str, Any]:
         """What is known of an image: ImageInfo and pixel_aspect. Raises UnreadableMammogram."""
-        mammogram = read_mammogram(file, root=root)
-        height, width = mammogram.pixels.shape
+        header = read_header(file, root=root)
         info = ImageInfo(
-            id=mammogram.image_id,
-            width=width,
-            height=height,
-            spacing_mm=mammogram.spacing_mm,
-            laterality=mammogram.laterality,
-            view=mammogram.view,
-            patient_key=self.key.of(mammogram),
+            id=header.image_id,
+            width=header.width,
+            height=header.height,
+            spacing_mm=header.spacing_mm,
+            laterality=header.laterality,
+            view=header.view,
+            patient_key=self.key.of(header),
         )
-        return {**asdict(info), "pixel_aspect": mammogram.pixel_aspect}
+        return {**asdict(info), "pixel_aspect": header.pixel_aspect}
 
     def entry(self, image_id: Any) -> Entry:
         """The image of that id; 404 where there is none, 400 for what cannot be an id."""
@@ -135,7 +134,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         self._remember(image_id, "image", info)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Takes an uploaded mammogram in; a DICOM file keeps its own id. 422 if it is unreadable."""
+        """Takes an uploaded mammogram in; a DICOM file keeps its own id. 422 for no mammogram."""
         upload = Path(image_filename)
         suffix = image_suffix(upload.name)
         if image_id and not NAME.fullmatch(image_id):
@@ -149,9 +148,10 @@ class MammogramStore(Datastore):  # type: ignore[misc]
             file = Path(folder) / (name if name.lower().endswith(suffix) else name + suffix)
             shutil.copyfile(image_filename, file)
             try:
+                read_mammogram(file)
                 image = self.describe(file, Path(folder))
-            except ValueError as error:
-                reason = str(error).replace(f"{folder}/", "")
+            except UnreadableMammogram as error:
+                reason = f"The image cannot be read: {error.reason}. {error.remedy}"
                 raise HTTPException(422, reason) from error
             known = self.catalogue.get(image["id"])
             if known is not None:

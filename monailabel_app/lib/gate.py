@@ -97,5 +97,16 @@ def _predict(weights: Path, records: Sequence[ImageRecord], device: str) -> list
             mammogram = read_mammogram(record.path)
         except UnreadableMammogram:
             continue  # its masses count as missed, for both models alike
-        results += predictor.coco(mammogram, image_id=record.image_id)
+        for finding in predictor(mammogram, threshold=0).findings:
+            assert finding.scores is not None
+            scores = [finding.scores[name] for name in ("background", "benign", "malignant")]
+            results.append(
+                {
+                    "image_id": record.image_id,
+                    "bbox": list(finding.bbox),
+                    "category_id": 2 if finding.label == "malignant" else 1,
+                    "score": 1 - scores[0],
+                    "scores": scores,
+                }
+            )
     return results

@@ -6,7 +6,7 @@ import logging
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ftmtl.findings import Findings, decode_rle
 from ftmtl.label_file import write_label_file
 from ftmtl.mammogram import Mammogram, UnreadableMammogram, read_mammogram
 from ftmtl.patient_key import PatientKey
-from ftmtl.predict import Predictor
+from ftmtl.predict import InvalidBoxes, Predictor
 
 from .models import MODEL, ModelRegistry, ModelVersion
 
@@ -123,20 +123,11 @@ class FindMasses(InferTask):  # type: ignore[misc]
         breast = (x / 500) ** 2 + ((y - 512) / 480) ** 2 < 1
         noise = np.random.default_rng(0).integers(800, 1600, size=breast.shape)
         pixels = np.where(breast, noise, 0).astype(np.uint16)
-        self.predictor(self.device)[1](
-            Mammogram(
-                pixels=pixels,
-                image_id="warm-up",
-                path=Path("warm-up"),
-                spacing_mm=None,
-                laterality=None,
-                view=None,
-                patient_id=None,
-                study_uid=None,
-            )
-        )
+        nobody = Mammogram(pixels=pixels, image_id="warm-up", path=Path("warm-up"))
+        self.predictor(self.device)(nobody, boxes=[[100, 400, 200, 200]])
+        self.predictor(self.device)(nobody)
 
-    def predictor(self, device: str) -> tuple[ModelVersion, Predictor]:
+    def predictor(self, device: str) -> Predictor:
         """The model in service, loaded; again when another version has been published."""
         current = self.registry.current()
         if current is None:
@@ -144,10 +135,11 @@ class FindMasses(InferTask):  # type: ignore[misc]
         with self._loading:
             loaded = self._loaded.get(device)
             if loaded is None or loaded[0].sha256 != current.sha256:
-                predictor = Predictor.load(self.registry.path(current), device=device)
+                file = self.registry.path(current)
+                predictor = Predictor.load(file, device=device, version=current.version)
                 loaded = self._loaded[device] = (current, predictor)
                 logger.info("Version %s of %s is loaded on %s", current.version, MODEL, device)
-            return current, loaded[1]
+            return loaded[1]
 
     def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
         """The answer to a request whose `image` is a path that the app has vouched for.
@@ -158,15 +150,16 @@ class FindMasses(InferTask):  # type: ignore[misc]
         began = time.monotonic()
         mammogram = read(Path(request["image"]), request.get("root"))
         was_read = time.monotonic()
-        version, predictor = self.predictor(question.device)
-        findings = predictor(
-            mammogram,
-            boxes=question.boxes,
-            threshold=question.threshold,
-            max_findings=question.max_findings,
-            patient_key=self.key.of(mammogram),
-        )
-        findings = _signed(findings, version)
+        try:
+            findings = self.predictor(question.device)(
+                mammogram,
+                boxes=question.boxes,
+                threshold=question.threshold,
+                max_findings=question.max_findings,
+                patient_key=self.key.of(mammogram),
+            )
+        except InvalidBoxes as error:
+            raise HTTPException(400, str(error)) from error
         was_found = time.monotonic()
         file = None if question.json_alone else _write(findings, question)
         document = findings.to_json()
@@ -189,7 +182,8 @@ def read(path: Path, root: str | None) -> Mammogram:
     try:
         return read_mammogram(path, root=Path(root) if root else None)
     except UnreadableMammogram as error:
-        raise HTTPException(422, str(error).replace(f"{path.parent}/", "")) from error
+        reason = f"The image cannot be read: {error.reason}. {error.remedy}"
+        raise HTTPException(422, reason) from error
 
 
 def check_device(device: Any) -> str:
@@ -205,13 +199,6 @@ def check_device(device: Any) -> str:
         return names[device]
     known = ", ".join(["auto", "cpu", *names])
     raise HTTPException(400, f"There is no device {device!r}. Devices: {known}")
-
-
-def _signed(findings: Findings, version: ModelVersion) -> Findings:
-    """The document, naming the version as the registry does."""
-    assert findings.model is not None
-    model = replace(findings.model, version=version.version, sha256=version.sha256)
-    return replace(findings, model=model)
 
 
 def _write(findings: Findings, question: Question) -> str:
