@@ -175,7 +175,9 @@ def _checked(boxes: Sequence[Sequence[float]], shape: tuple[int, ...]) -> NDArra
     try:
         asked = np.array(boxes, dtype=np.float64).reshape(len(boxes), 4)
     except (TypeError, ValueError) as error:
-        raise InvalidBoxes(f"boxes must be [[x, y, width, height], …], not {boxes!r:.80}") from error
+        raise InvalidBoxes(
+            f"boxes must be [[x, y, width, height], …], not {boxes!r:.80}"
+        ) from error
     height, width = shape[:2]
     corners = np.concatenate([asked[:, :2], asked[:, :2] + asked[:, 2:]], axis=1)
     cut = np.clip(corners, 0, [width, height, width, height])
