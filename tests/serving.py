@@ -26,9 +26,18 @@ APP = Path(__file__).resolve().parent.parent / "monailabel_app"
 
 
 def random_weights(file: Path) -> Path:
-    """Untrained weights whose heads speak up, so that there is always something to correct."""
+    """Untrained weights that behave: every layer's output is of the order of one."""
     torch.manual_seed(3)
     network = build(RECOMMENDED.network, frozen_backbone=RECOMMENDED.training.frozen_backbone)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:  # takes the statistics of one canvas of noise for its own
+        norm.momentum = 1.0
+        norm.train()
+    height, width = RECOMMENDED.network.canvas
+    with torch.no_grad():
+        network.backbone(torch.rand(1, 1, height, width), torch.ones(1, height, width).bool())
+        for last in (network.rpn.deltas, network.detection.deltas, network.classification.classes):
+            last.weight.mul_(0.02)  # boxes near their anchors, classes near a third each
     save_weights(file, network, preset=RECOMMENDED, metadata={})
     return file
 

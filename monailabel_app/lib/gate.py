@@ -20,8 +20,8 @@ from ftmtl.datasets.records import ImageRecord
 from ftmtl.evaluation.bootstrap import patient_weights
 from ftmtl.evaluation.evaluate import Judged, judge
 from ftmtl.evaluation.inputs import FloatArray, Truth, parse_predictions, parse_truth
-from ftmtl.mammogram import UnreadableMammogram, read_mammogram
 from ftmtl.predict import Predictor
+from ftmtl.predict_files import predict_records
 
 FPI = np.array([0.3, 1.0, 3.67])
 FEWEST_MASSES = 10
@@ -90,23 +90,6 @@ def _figure(judged: Judged, truth: Truth, weights: FloatArray) -> FloatArray:
 
 
 def _predict(weights: Path, records: Sequence[ImageRecord], device: str) -> list[dict[str, Any]]:
-    predictor = Predictor.load(weights, device=device)
-    results: list[dict[str, Any]] = []
-    for record in records:
-        try:
-            mammogram = read_mammogram(record.path)
-        except UnreadableMammogram:
-            continue  # its masses count as missed, for both models alike
-        for finding in predictor(mammogram, threshold=0).findings:
-            assert finding.scores is not None
-            scores = [finding.scores[name] for name in ("background", "benign", "malignant")]
-            results.append(
-                {
-                    "image_id": record.image_id,
-                    "bbox": list(finding.bbox),
-                    "category_id": 2 if finding.label == "malignant" else 1,
-                    "score": 1 - scores[0],
-                    "scores": scores,
-                }
-            )
+    # What cannot be read counts as missed, for both models alike.
+    results, _ = predict_records(Predictor.load(weights, device=device), records)
     return results

@@ -24,7 +24,6 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from ftmtl.config import Preset, Stage
 from ftmtl.datasets.labels import read_labels
-from ftmtl.datasets.records import ImageRecord
 from ftmtl.training.loop import Progress, train
 from ftmtl.weights_file import load_weights
 
@@ -32,7 +31,7 @@ from .datastore import MammogramStore
 from .files import write_json
 from .gate import Verdict, compare
 from .infer import check_device
-from .models import MODEL, ModelRegistry, ModelVersion, now
+from .models import ModelRegistry, now
 
 logger = logging.getLogger(__name__)
 
@@ -180,17 +179,20 @@ class LearnFromLabels(TrainTask):  # type: ignore[misc]
             parent=champion.version,
         )
         weights = self.registry.path(champion)
+        begun = load_weights(weights)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="run-") as run:
             outcome = train(
                 learned,
-                preset=asked.preset(load_weights(weights).preset, len(learned)),
+                preset=asked.preset(begun.preset, len(learned)),
                 out=Path(run),
                 init=weights,
                 device=asked.device,
                 max_minutes=asked.max_minutes,
                 on_progress=report.progress,
                 cache=self.folder / "canvases",
-                metadata=_metadata(champion, learned),
+                # Its thresholds and calibration stay those of the weights that it began from:
+                # a few labels are too few to measure new ones.
+                metadata={**begun.metadata, "trained_from": champion.to_json()},
             )
             left_out = [_fileless(line) for line in (*damaged, *outcome.left_out)]
             report.say(stage="judging", left_out=left_out)
@@ -263,14 +265,6 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != parent or parent == 1:
         sys.exit("The server that started this has gone")
-
-
-def _metadata(champion: ModelVersion, records: list[ImageRecord]) -> dict[str, object]:
-    return {
-        "name": MODEL,
-        "trained_from": {"version": champion.version, "sha256": champion.sha256},
-        "trained_on": {"images": len(records), "masses": sum(len(r.masses) for r in records)},
-    }
 
 
 def _reason(asked: TrainingRequest, verdict: Verdict) -> str:
