@@ -163,6 +163,11 @@ def _off_the_loop(endpoint: Callable[..., Any], pool: ThreadPoolExecutor) -> Cal
             coroutine.send(None)
         except StopIteration as end:
             return end.value
+        except BaseException:
+            # What it meant to do after its reply, which is to delete what was uploaded.
+            for task in getattr(values.get("background_tasks"), "tasks", ()):
+                task.func(*task.args, **task.kwargs)
+            raise
         coroutine.close()
         raise RuntimeError(f"{endpoint.__name__} awaits; it needs the event loop")
 
