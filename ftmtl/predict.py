@@ -24,6 +24,7 @@ from ftmtl.weights_file import Weights, load_weights
 
 MODEL_NAME = "ft_mtl_net"
 SCORE_FLOOR = 0.01  # what lies under it is never a candidate, also not for a FROC curve
+LEAST_SIDE = 1.0  # of a candidate, canvas pixels
 MASS_IOU = 0.2  # boxes that overlap more are one mass (paper 2.3)
 THRESHOLD_WITHOUT_HELD_OUT_FIGURES = 0.5
 VERDICT_RULE = "malignant-veto, monotone: largest p(malignant) / p(mass), over masses likelier " \
@@ -119,8 +120,11 @@ class Predictor:
         """All candidates above the floor, best first, and the malignancy of the veto's masses."""
         detections = self._detect(canvas)
         probabilities = self._probabilities(detections.class_logits)
-        above = np.flatnonzero(1 - probabilities[:, 0] >= SCORE_FLOOR)
-        boxes = detections.boxes.float().cpu().numpy()[above]
+        boxes = detections.boxes.float().cpu().numpy()
+        # A box that refinement moved off the breast is clipped to nothing: it is no candidate.
+        sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+        above = np.flatnonzero((1 - probabilities[:, 0] >= SCORE_FLOOR) & (sides >= LEAST_SIDE))
+        boxes = boxes[above]
         probabilities = probabilities[above]
         maps = detections.masks.float().cpu().numpy()[above]
         groups = gather(boxes, 1 - probabilities[:, 0], iou=MASS_IOU)
