@@ -24,9 +24,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a small network straight from its random start, so that it sees masses all over."""
+    """Weights of a small network straight from its random start: it sees masses all over."""
     torch.manual_seed(5)
-    network = replace(RECOMMENDED.network, canvas=(320, 192), proposals_infer=20, init_std=0.05)
+    network = replace(RECOMMENDED.network, canvas=(320, 192), proposals_infer=20, init_std=1e-4)
     preset = replace(RECOMMENDED, network=network)
     file = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
     save_weights(file, build(network), preset=preset, metadata={"version": "untrained"})
