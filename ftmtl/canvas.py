@@ -143,8 +143,7 @@ def breast_mask(pixels: NDArray[Any]) -> BreastMask:
     survey = pixels[::step, ::step].astype(np.float32)
     darkest, brightest = np.percentile(survey, (0.5, 99.5))
     if brightest <= darkest:
-        flat = float(survey.min())
-        top = float(survey.max())
+        flat, top = float(survey.min()), float(survey.max())
         window = (flat, top if top > flat else flat + max(1.0, abs(flat)))  # beyond rounding
         return BreastMask(np.ones(survey.shape, bool), step, window)
     mask = _largest_thick(survey, darkest, brightest)

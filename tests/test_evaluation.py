@@ -155,7 +155,7 @@ def test_image_breast_and_patient() -> None:
 
 
 def test_faint_predictions_say_nothing_about_an_image() -> None:
-    """Eight false positives on two images are beyond 3.67 FPI: what scores as they do is unheard."""
+    """Eight false positives on two images are beyond 3.67 FPI: nobody hears them; seven count."""
     box = [0.0, 0.0, 100.0, 100.0]
     faint = [prediction(2, [100.0 * i, 500, 50, 50], 0.1, 0.99) for i in range(8)]
     loud = [prediction(1, box, 0.9, 0.6)]

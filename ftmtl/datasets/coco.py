@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
+
+from ftmtl.atomic import atomic_write
 
 from .records import CATEGORY_NAMES, Annotation, ImageRecord, MaskSource, Role
 
@@ -87,6 +91,15 @@ def to_coco(records: Iterable[ImageRecord]) -> dict[str, Any]:
         ]
     categories = [{"id": k, "name": v} for k, v in CATEGORY_NAMES.items()]
     return {"categories": categories, "images": images, "annotations": annotations}
+
+
+def write_coco(records: Iterable[ImageRecord], file: Path, *, images: Path) -> None:
+    """Write records as a COCO file, paths relative to the folder `images`."""
+    document = to_coco(
+        replace(r, path=Path(os.path.relpath(r.path, images))) for r in records
+    )
+    with atomic_write(Path(file)) as stream:
+        stream.write(json.dumps(document).encode())
 
 
 def _record(

@@ -42,7 +42,10 @@ def read_jpeg(stream: BinaryIO) -> Content:
 
 
 def _pillow(data: bytes, kind: str) -> Content:
-    image = Image.open(BytesIO(data), formats=(kind,))
+    try:
+        image = Image.open(BytesIO(data), formats=(kind,))
+    except Image.DecompressionBombError:
+        raise Refused("its header claims a vast image", "Export it again") from None
     check_size(image.width, image.height)
 
     def decode() -> NDArray[Any]:

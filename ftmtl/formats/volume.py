@@ -76,8 +76,8 @@ def _size_of_nifti(head: bytes) -> int:
     kind = _nifti_class(head).header_class
     header = kind.from_fileobj(BytesIO(head), check=False)
     _plane(header.get_data_shape())
-    itemsize: int = header.get_data_dtype().itemsize
-    size = int(header["vox_offset"]) + math.prod(header.get_data_shape()) * itemsize
+    itemsize = int(header.get_data_dtype().itemsize)
+    size: int = int(header["vox_offset"]) + math.prod(header.get_data_shape()) * itemsize
     if not len(head) <= size <= _MAX_BYTES:
         raise Refused(f"its header claims {size} bytes", "Export it again")
     return size
