@@ -149,8 +149,8 @@ def random_resnet50(*, seed: int) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
 
     def convolution(name: str, inputs: int, outputs: int, side: int) -> None:
-        spread = (1 / (inputs * side * side)) ** 0.5
-        state[f"{name}.weight"] = spread * torch.randn(outputs, inputs, side, side, generator=random)
+        noise = torch.randn(outputs, inputs, side, side, generator=random)
+        state[f"{name}.weight"] = noise / (inputs * side * side) ** 0.5
 
     def norm(name: str, channels: int) -> None:
         state[f"{name}.weight"] = 0.5 + torch.rand(channels, generator=random)
@@ -195,8 +195,10 @@ def plain_c4(images: Tensor, valid: Tensor, state: Mapping[str, Tensor]) -> Tens
         for block in range(blocks):
             name = f"layer{stage}.{block}"
             stride = 2 if stage > 1 and block == 0 else 1
-            y = F.relu(norm(F.conv2d(x, state[f"{name}.conv1.weight"], stride=stride), f"{name}.bn1"))
-            y = F.relu(norm(F.conv2d(y, state[f"{name}.conv2.weight"], padding=1), f"{name}.bn2"))
+            y = F.conv2d(x, state[f"{name}.conv1.weight"], stride=stride)
+            y = F.relu(norm(y, f"{name}.bn1"))
+            y = F.conv2d(y, state[f"{name}.conv2.weight"], padding=1)
+            y = F.relu(norm(y, f"{name}.bn2"))
             y = norm(F.conv2d(y, state[f"{name}.conv3.weight"]), f"{name}.bn3")
             if block == 0:
                 short = F.conv2d(x, state[f"{name}.downsample.0.weight"], stride=stride)

@@ -46,7 +46,9 @@ def test_a_map_of_one_cell_and_no_boxes() -> None:
 
 
 def test_gradients_equal_the_slow_loops_in_double_precision() -> None:
-    boxes = torch.tensor([[5.0, 9, 61, 70], [-20, -20, 40, 30], [70, 30, 200, 90], [33, 41, 34, 42]])
+    boxes = torch.tensor(
+        [[5.0, 9, 61, 70], [-20, -20, 40, 30], [70, 30, 200, 90], [33, 41, 34, 42]]
+    )
     weights = noise(4 * 4 * 4 * 2, 1, 1).double().view(4, 4, 4, 2)
     gradients = []
     for function in (lambda f: roi_align(f, boxes, stride=16, size=4),
