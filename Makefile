@@ -87,7 +87,11 @@ PIP_INSTALL := $(PYTHON) -m pip install --no-compile --no-build-isolation --cons
 	}
 	@rm -f .venv/ready-to-*
 	@echo "Installing what is needed to $*. This takes some minutes, once."
-	@$(PIP_INSTALL) setuptools wheel torch
-	@SAM2_BUILD_CUDA=0 $(PIP_INSTALL) --editable '.[$(EXTRAS_$*)]'
+	@$(PIP_INSTALL) setuptools wheel torch && \
+		SAM2_BUILD_CUDA=0 $(PIP_INSTALL) --editable '.[$(EXTRAS_$*)]' || { \
+			echo "Not everything could be installed; the reason is above. The first run needs the" >&2; \
+			echo "network and 5 GB of disk. Run make again: it goes on with what is there." >&2; \
+			exit 1; \
+		}
 	@touch $@
 	@echo "The environment is complete."

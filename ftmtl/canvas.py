@@ -138,9 +138,9 @@ def breast_mask(pixels: NDArray[Any]) -> BreastMask:
     survey = pixels[::step, ::step].astype(np.float32)
     darkest, brightest = np.percentile(survey, (0.5, 99.5))
     if brightest <= darkest:
-        flat = float(survey.min())
-        top = float(survey.max())
-        return BreastMask(np.ones(survey.shape, bool), step, (flat, top if top > flat else flat + 1))
+        low, high = float(survey.min()), float(survey.max())
+        window = (low, high if high > low else low + 1)
+        return BreastMask(np.ones(survey.shape, bool), step, window)
     relative = np.clip((survey - darkest) / (brightest - darkest), 0, 1)
     # Fat under the skin lies well below Otsu's level between air and gland.
     bright = relative > 0.5 * threshold_otsu(relative)

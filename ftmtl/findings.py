@@ -17,13 +17,30 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ftmtl.json_fields import Fields, InvalidFindings, check_choice, check_range
+from ftmtl.rle import Rle, box_of, check_runs, decode_rle, encode_rle
+
+__all__ = [
+    "Finding",
+    "Findings",
+    "ImageInfo",
+    "InvalidFindings",
+    "Label",
+    "ModelInfo",
+    "Rle",
+    "Verdict",
+    "box_of",
+    "decode_rle",
+    "encode_rle",
+]
 
 SCHEMA_VERSION = 1
 SCHEMA_FILE = Path(__file__).parent / "schema" / "findings.schema.json"
@@ -44,61 +61,6 @@ OUTSIDE = 0.01  # pixels by which a box may stick out of its image: rounding, no
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PATIENT_KEY = re.compile(r"[0-9a-f]{16}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class InvalidFindings(ValueError):
-    """A document that breaks the vocabulary; the message is one sentence and names the finding."""
-
-
-class Rle(TypedDict):
-    """COCO's uncompressed run-length code of a mask."""
-
-    size: list[int]
-    counts: list[int]
-
-
-def encode_rle(mask: NDArray[np.bool_]) -> Rle:
-    """Run-length code of a mask [height, width]: runs down the columns, zeros first."""
-    height, width = mask.shape
-    columns = np.flatnonzero(mask.any(axis=0))
-    if columns.size == 0:
-        return {"size": [height, width], "counts": [height * width]}
-    # A mass covers few columns, and walking down columns of a whole mammogram is slow.
-    first, last = int(columns[0]), int(columns[-1]) + 1
-    pixels = mask[:, first:last].astype(bool).ravel(order="F")
-    ends = np.append(np.flatnonzero(pixels[1:] != pixels[:-1]) + 1, pixels.size)
-    counts: list[int] = np.diff(ends, prepend=0).tolist()
-    if pixels[0]:
-        counts.insert(0, 0)
-    counts[0] += first * height
-    after = (width - last) * height
-    if not pixels[-1]:
-        counts[-1] += after
-    elif after:
-        counts.append(after)
-    return {"size": [height, width], "counts": counts}
-
-
-def decode_rle(rle: Rle) -> NDArray[np.bool_]:
-    """Mask [height, width] (in column order in memory) of a run-length code.
-
-    Raises InvalidFindings if the runs do not add up to height × width.
-    """
-    height, width = rle["size"]
-    counts = rle["counts"]
-    _check_runs(height, width, counts, "The run-length code")
-    ones = np.arange(len(counts)) % 2 == 1
-    return np.repeat(ones, np.asarray(counts, dtype=np.int64)).reshape(width, height).T
-
-
-def box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """Smallest box [x, y, width, height] around a mask [height, width] that is not empty."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    if rows.size == 0:
-        raise ValueError("An empty mask has no box.")
-    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
-    x, y = int(columns[0]), int(rows[0])
-    return float(x), float(y), float(columns[-1] + 1 - x), float(rows[-1] + 1 - y)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +87,15 @@ class Finding:
                 f"{here}: an id is 1 to 64 letters, digits, dots, dashes or underscores and "
                 "starts with a letter or digit."
             )
-        _check_choice(self.label, LABELS, f"{here}: label")
-        _check_choice(self.mask_source, get_args(MaskSource), f"{here}: mask_source")
-        _check_choice(self.source, get_args(Source), f"{here}: source")
-        _check_choice(self.status, get_args(Status), f"{here}: status")
+        check_choice(self.label, LABELS, f"{here}: label")
+        check_choice(self.mask_source, get_args(MaskSource), f"{here}: mask_source")
+        check_choice(self.source, get_args(Source), f"{here}: source")
+        check_choice(self.status, get_args(Status), f"{here}: status")
         if self.scores is not None:
             if set(self.scores) != set(CLASSES):
                 raise InvalidFindings(f"{here}: scores are those of {', '.join(CLASSES)}.")
             for name in CLASSES:
-                _check_range(self.scores[name], 0, 1, f"{here}: scores.{name}")
+                check_range(self.scores[name], 0, 1, f"{here}: scores.{name}")
             if abs(sum(self.scores.values()) - 1) > 0.01:
                 raise InvalidFindings(f"{here}: scores must add up to 1.")
         for name, value, most in (
@@ -142,7 +104,7 @@ class Finding:
             ("diameter_mm", self.diameter_mm, math.inf),
         ):
             if value is not None:
-                _check_range(value, 0, most, f"{here}: {name}")
+                check_range(value, 0, most, f"{here}: {name}")
         if len(self.bbox) != 4 or not all(math.isfinite(side) for side in self.bbox):
             raise InvalidFindings(f"{here}: bbox must be four finite numbers.")
         if not (self.bbox[2] > 0 and self.bbox[3] > 0):
@@ -154,7 +116,7 @@ class Finding:
         if self.segmentation is not None:
             height, width = self.segmentation["size"]
             counts = self.segmentation["counts"]
-            _check_runs(height, width, counts, f"{here}: segmentation")
+            check_runs(height, width, counts, f"{here}: segmentation")
             if not any(counts[1::2]):
                 raise InvalidFindings(
                     f"{here}: the segmentation is empty; it must be null without a mask."
@@ -163,6 +125,15 @@ class Finding:
     def mask(self) -> NDArray[np.bool_] | None:
         """Mask [height, width] of the whole image, or None where only a box is known."""
         return None if self.segmentation is None else decode_rle(self.segmentation)
+
+    def to_json(self) -> dict[str, Any]:
+        """The finding as plain dicts, lists, strings and numbers, ready for `json.dump`."""
+        return _finding_to_json(self)
+
+    @classmethod
+    def from_json(cls, value: object, *, number: int = 1) -> Finding:
+        """Read and check a finding; `number` names one that has no id in the error's message."""
+        return _finding_from_json(value, number)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +152,7 @@ class ImageInfo:
         if not self.id:
             raise InvalidFindings("The image: id must not be empty.")
         for name, side in (("width", self.width), ("height", self.height)):
-            _check_range(side, 1, LARGEST_SIDE, f"The image: {name}")
+            check_range(side, 1, LARGEST_SIDE, f"The image: {name}")
         if self.spacing_mm is not None and not (
             len(self.spacing_mm) == 2 and all(math.isfinite(s) and s > 0 for s in self.spacing_mm)
         ):
@@ -219,8 +190,8 @@ class Verdict:
     how: str
 
     def __post_init__(self) -> None:
-        _check_range(self.malignancy, 0, 1, "The verdict: malignancy")
-        _check_choice(self.label, get_args(VerdictLabel), "The verdict: label")
+        check_range(self.malignancy, 0, 1, "The verdict: malignancy")
+        check_choice(self.label, get_args(VerdictLabel), "The verdict: label")
         if self.label == "no finding" and self.malignancy != 0:
             raise InvalidFindings("The verdict: without a finding the malignancy must be 0.")
         if not self.how:
@@ -312,14 +283,14 @@ class Findings:
             "schema_version": self.schema_version,
             "image": image,
             "model": None if self.model is None else asdict(self.model),
-            "findings": [_finding_to_json(finding) for finding in self.findings],
+            "findings": [finding.to_json() for finding in self.findings],
             "verdict": asdict(self.verdict) | {"malignancy": float(self.verdict.malignancy)},
         }
 
     @classmethod
     def from_json(cls, document: object) -> Findings:
         """Read and check a document; raises InvalidFindings with the reason."""
-        fields = _Fields(
+        fields = Fields(
             document,
             "The document",
             ("schema_version", "image", "model", "findings", "verdict"),
@@ -335,7 +306,7 @@ class Findings:
             image=_image_from_json(fields["image"]),
             model=None if model is None else _model_from_json(model),
             findings=tuple(
-                _finding_from_json(finding, number)
+                Finding.from_json(finding, number=number)
                 for number, finding in enumerate(fields.list("findings"), start=1)
             ),
             verdict=_verdict_from_json(fields["verdict"]),
@@ -375,15 +346,15 @@ def _finding_from_json(value: object, number: int) -> Finding:
     name = value.get("id") if isinstance(value, dict) else None
     here = f"Finding {name!r}" if isinstance(name, str) else f"Finding number {number}"
     names = tuple(Finding.__dataclass_fields__)
-    fields = _Fields(value, here, names)
+    fields = Fields(value, here, names)
     box = fields.numbers("bbox", 4)
     rle: Rle | None = None
     if fields["segmentation"] is not None:
-        runs = _Fields(fields["segmentation"], f"{here}: segmentation", ("size", "counts"))
+        runs = Fields(fields["segmentation"], f"{here}: segmentation", ("size", "counts"))
         rle = {"size": runs.integers("size", 2), "counts": runs.integers("counts")}
     scores: dict[str, float] | None = None
     if fields["scores"] is not None:
-        three = _Fields(fields["scores"], f"{here}: scores", CLASSES)
+        three = Fields(fields["scores"], f"{here}: scores", CLASSES)
         scores = {score: three.number(score) for score in CLASSES}
     return Finding(
         id=fields.text("id"),
@@ -402,7 +373,7 @@ def _finding_from_json(value: object, number: int) -> Finding:
 
 
 def _image_from_json(value: object) -> ImageInfo:
-    fields = _Fields(value, "The image", tuple(ImageInfo.__dataclass_fields__))
+    fields = Fields(value, "The image", tuple(ImageInfo.__dataclass_fields__))
     spacing = None
     if fields["spacing_mm"] is not None:
         x, y = fields.numbers("spacing_mm", 2)
@@ -419,117 +390,16 @@ def _image_from_json(value: object) -> ImageInfo:
 
 
 def _model_from_json(value: object) -> ModelInfo:
-    fields = _Fields(value, "The model", tuple(ModelInfo.__dataclass_fields__))
+    fields = Fields(value, "The model", tuple(ModelInfo.__dataclass_fields__))
     return ModelInfo(
         name=fields.text("name"), version=fields.text("version"), sha256=fields.text("sha256")
     )
 
 
 def _verdict_from_json(value: object) -> Verdict:
-    fields = _Fields(value, "The verdict", tuple(Verdict.__dataclass_fields__))
+    fields = Fields(value, "The verdict", tuple(Verdict.__dataclass_fields__))
     return Verdict(
         malignancy=fields.number("malignancy"),
         label=fields.choice("label", get_args(VerdictLabel)),
         how=fields.text("how"),
     )
-
-
-# --- checks ---------------------------------------------------------------------------------
-
-_Choice = TypeVar("_Choice", bound=str)
-
-
-class _Fields:
-    """One JSON object whose names are known; each method reads a field of one type."""
-
-    def __init__(self, value: object, where: str, names: Sequence[str]) -> None:
-        if not isinstance(value, dict):
-            raise InvalidFindings(f"{where} must be a JSON object.")
-        for name in names:
-            if name not in value:
-                raise InvalidFindings(f"{where}: {name} is missing.")
-        for name in value:
-            if name not in names:
-                raise InvalidFindings(f"{where}: {name!r} is not a known name.")
-        self._value, self._where = value, where
-
-    def __getitem__(self, name: str) -> object:
-        return self._value[name]
-
-    def text(self, name: str) -> str:
-        value = self[name]
-        if not isinstance(value, str):
-            raise InvalidFindings(f"{self._where}: {name} must be a string.")
-        return value
-
-    def optional_text(self, name: str) -> str | None:
-        return None if self[name] is None else self.text(name)
-
-    def choice(self, name: str, options: Sequence[_Choice]) -> _Choice:
-        value = self[name]
-        _check_choice(value, options, f"{self._where}: {name}")
-        return next(option for option in options if option == value)
-
-    def number(self, name: str) -> float:
-        return _number(self[name], f"{self._where}: {name}")
-
-    def optional_number(self, name: str) -> float | None:
-        return None if self[name] is None else self.number(name)
-
-    def integer(self, name: str) -> int:
-        return _integer(self[name], f"{self._where}: {name}")
-
-    def list(self, name: str, length: int | None = None) -> list[object]:
-        value = self[name]
-        if not isinstance(value, list) or (length is not None and len(value) != length):
-            wanted = "a list" if length is None else f"a list of {length}"
-            raise InvalidFindings(f"{self._where}: {name} must be {wanted}.")
-        return value
-
-    def numbers(self, name: str, length: int) -> Sequence[float]:
-        here = f"{self._where}: {name}"
-        return [_number(value, here) for value in self.list(name, length)]
-
-    def integers(self, name: str, length: int | None = None) -> Any:
-        here = f"{self._where}: {name}"
-        return [_integer(value, here) for value in self.list(name, length)]
-
-
-def _number(value: object, here: str) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if math.isfinite(number):
-            return number
-    raise InvalidFindings(f"{here} must be a finite number.")
-
-
-def _integer(value: object, here: str) -> int:
-    # JSON Schema counts 512.0 as an integer, and so do we.
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    raise InvalidFindings(f"{here} must be a whole number.")
-
-
-def _check_choice(value: object, options: Sequence[str], here: str) -> None:
-    if value not in options:
-        raise InvalidFindings(f"{here} must be one of {', '.join(options)}.")
-
-
-def _check_range(value: float, least: float, most: float, here: str) -> None:
-    if not (math.isfinite(value) and least <= value <= most):
-        wanted = f"between {least} and {most}" if math.isfinite(most) else f"at least {least}"
-        raise InvalidFindings(f"{here} must be {wanted}.")
-
-
-def _check_runs(height: int, width: int, counts: Sequence[int], here: str) -> None:
-    if height < 1 or width < 1 or any(count < 0 for count in counts):
-        raise InvalidFindings(f"{here}: sizes must be above 0 and counts must not be below 0.")
-    if sum(counts) != height * width:
-        raise InvalidFindings(
-            f"{here}: the counts add up to {sum(counts)}, not to {height} × {width} pixels."
-        )

@@ -24,6 +24,7 @@ from ftmtl.weights_file import Weights, load_weights
 
 MODEL_NAME = "ft_mtl_net"
 SCORE_FLOOR = 0.01  # what lies under it is never a candidate, also not for a FROC curve
+LEAST_SIDE = 1.0  # of a candidate, canvas pixels
 MASS_IOU = 0.2  # boxes that overlap more are one mass (paper 2.3)
 THRESHOLD_WITHOUT_HELD_OUT_FIGURES = 0.5
 VERDICT_RULE = "malignant-veto, monotone: largest p(malignant) / p(mass), over masses likelier " \
@@ -119,8 +120,11 @@ class Predictor:
         """All candidates above the floor, best first, and the malignancy of the veto's masses."""
         detections = self._detect(canvas)
         probabilities = self._probabilities(detections.class_logits)
-        above = np.flatnonzero(1 - probabilities[:, 0] >= SCORE_FLOOR)
-        boxes = detections.boxes.float().cpu().numpy()[above]
+        boxes = detections.boxes.float().cpu().numpy()
+        # A box that refinement moved off the breast is clipped to nothing: it is no candidate.
+        sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+        above = np.flatnonzero((1 - probabilities[:, 0] >= SCORE_FLOOR) & (sides >= LEAST_SIDE))
+        boxes = boxes[above]
         probabilities = probabilities[above]
         maps = detections.masks.float().cpu().numpy()[above]
         groups = gather(boxes, 1 - probabilities[:, 0], iou=MASS_IOU)
@@ -175,7 +179,9 @@ def _checked(boxes: Sequence[Sequence[float]], shape: tuple[int, ...]) -> NDArra
     try:
         asked = np.array(boxes, dtype=np.float64).reshape(len(boxes), 4)
     except (TypeError, ValueError) as error:
-        raise InvalidBoxes(f"boxes must be [[x, y, width, height], …], not {boxes!r:.80}") from error
+        raise InvalidBoxes(
+            f"boxes must be [[x, y, width, height], …], not {boxes!r:.80}"
+        ) from error
     height, width = shape[:2]
     corners = np.concatenate([asked[:, :2], asked[:, :2] + asked[:, 2:]], axis=1)
     cut = np.clip(corners, 0, [width, height, width, height])
@@ -238,8 +244,11 @@ def _mask(candidate: Candidate, size: tuple[int, int], spacing: tuple[float, flo
     across = torch.from_numpy((np.arange(left, right) + 0.5 - x) / w * 2 - 1)
     down = torch.from_numpy((np.arange(top, bottom) + 0.5 - y) / h * 2 - 1)
     grid = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=2)[None].float()
-    inside = F.grid_sample(torch.from_numpy(candidate.mask)[None, None], grid, mode="bilinear",
-                           padding_mode="border", align_corners=False)[0, 0] >= 0.5
+    probable = F.grid_sample(torch.from_numpy(candidate.mask)[None, None], grid, mode="bilinear",
+                             padding_mode="border", align_corners=False)[0, 0]
+    # Where background RoIs learn empty maps, a map is the probability of a mass here at all times
+    # that of the pixel being in it. Half its own peak asks the second question alone.
+    inside = probable >= min(0.5, float(candidate.mask.max()) / 2)
     if not inside.any():
         return None, None, None
     columns = np.zeros((size[0], right - left), dtype=bool)

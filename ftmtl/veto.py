@@ -73,22 +73,30 @@ def masses(
     shares = np.asarray(probabilities, dtype=np.float64).reshape(-1, 3)
     if len(corners) != len(shares):
         raise ValueError(f"There are {len(corners)} boxes but {len(shares)} rows of probabilities.")
-    left = np.flatnonzero(shares.argmax(axis=1) != BACKGROUND)
-    left = left[np.argsort(shares[left, BACKGROUND], kind="stable")]
-    found: list[Mass] = []
+    likely = np.flatnonzero(shares.argmax(axis=1) != BACKGROUND)
+    groups = gather(corners[likely], 1 - shares[likely, BACKGROUND], iou=iou)
+    found = []
+    for group in groups:
+        members = tuple(int(likely[i]) for i in group)
+        found.append(Mass(members[0], members, formula(shares[list(members)])))
+    return found
+
+
+def gather(boxes: ArrayLike, scores: ArrayLike, *, iou: float = 0.2) -> list[tuple[int, ...]]:
+    """Gather boxes [N, 4] (x1 y1 x2 y2) with scores [N] into groups of indices, best first.
+
+    Greedy: the box with the highest score, and all that are left with IoU above `iou` to it, are
+    one group, by falling score; then the next.
+    """
+    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    left = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
+    groups: list[tuple[int, ...]] = []
     while left.size:
         together = _iou(corners[left[0]], corners[left]) > iou
         together[0] = True  # a box without area has IoU 0 even to itself
-        members = left[together]
-        found.append(
-            Mass(
-                best=int(members[0]),
-                members=tuple(int(member) for member in members),
-                malignancy=formula(shares[members]),
-            )
-        )
+        groups.append(tuple(int(member) for member in left[together]))
         left = left[~together]
-    return found
+    return groups
 
 
 def worst(malignancies: Sequence[float]) -> float:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -65,7 +64,9 @@ def load_weights(file: Path) -> Weights:
             state = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
         preset = Preset.from_json(card.pop("preset"))
     except FileNotFoundError as error:
-        raise UnusableWeights(f"{file}: there is no such file. Train, or give other weights") from error
+        raise UnusableWeights(
+            f"{file}: there is no such file. Train, or give other weights"
+        ) from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UnusableWeights(
             f"{file}: not weights of FT-MTL-Net ({error}). Give a file that `ftmtl train` wrote"
@@ -75,5 +76,7 @@ def load_weights(file: Path) -> Weights:
         if name.endswith("num_batches_tracked"):
             state[name] = value
     if lacking := [n for n in network_state if n not in state]:
-        raise UnusableWeights(f"{file}: {len(lacking)} tensors lack, {lacking[0]} first. It is cut off")
+        raise UnusableWeights(
+            f"{file}: {len(lacking)} tensors lack, {lacking[0]} first. Give a whole file"
+        )
     return Weights(state, preset, card, hashlib.sha256(content).hexdigest())

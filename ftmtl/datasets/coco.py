@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
+
+from ftmtl.atomic import atomic_write
 
 from .records import CATEGORY_NAMES, Annotation, ImageRecord, MaskSource, Role
 
@@ -46,7 +50,7 @@ def read_coco(file: Path, images: Path) -> list[ImageRecord]:
         if annotation.id in seen:
             raise InvalidDataset(f"{file}: annotation id {annotation.id} occurs twice")
         if image not in by_image:
-            raise InvalidDataset(f"{file}: annotation {annotation.id} is of an unknown image {image}")
+            raise InvalidDataset(f"{file}: annotation {annotation.id}: unknown image {image}")
         _check_inside(file, annotation, sizes[image])
         seen.add(annotation.id)
         by_image[image].append(annotation)
@@ -89,6 +93,15 @@ def to_coco(records: Iterable[ImageRecord]) -> dict[str, Any]:
     return {"categories": categories, "images": images, "annotations": annotations}
 
 
+def write_coco(records: Iterable[ImageRecord], file: Path, *, images: Path) -> None:
+    """Write records as a COCO file, paths relative to the folder `images`."""
+    document = to_coco(
+        replace(r, path=Path(os.path.relpath(r.path, images))) for r in records
+    )
+    with atomic_write(Path(file)) as stream:
+        stream.write(json.dumps(document).encode())
+
+
 def _record(
     file: Path, folder: Path, row: dict[str, Any], annotations: list[Annotation]
 ) -> ImageRecord:
@@ -112,7 +125,9 @@ def _annotation(file: Path, row: dict[str, Any]) -> Annotation:
     try:
         x, y, width, height = (float(v) for v in bbox)
     except (TypeError, ValueError) as error:
-        raise InvalidDataset(f"{file}: annotation {identity}: box {bbox!r} is not 4 numbers") from error
+        raise InvalidDataset(
+            f"{file}: annotation {identity}: box {bbox!r} is not 4 numbers"
+        ) from error
     if not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
         raise InvalidDataset(f"{file}: annotation {identity}: box {bbox!r} has no area")
     category = _need(file, row, "category_id", "annotation")

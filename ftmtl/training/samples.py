@@ -169,7 +169,8 @@ class TrainingSet(Dataset[Sample]):
 def _shape_on_canvas(
     annotation: Annotation, record: ImageRecord, geometry: CanvasGeometry
 ) -> NDArray[np.bool_]:
-    if annotation.segmentation is not None and annotation.mask_source != "none":
+    # The outline that a model drew may depart from the box that a reader accepted; the box counts.
+    if annotation.segmentation is not None and annotation.mask_source != "model":
         rle: Any = annotation.segmentation
         if isinstance(rle, list) or isinstance(rle["counts"], list):
             rle = coco_mask.frPyObjects(rle, record.height, record.width)

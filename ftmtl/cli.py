@@ -1,0 +1,254 @@
+"""`ftmtl` on the command line: dataset, train, predict, evaluate.
+
+Heavy imports happen inside the commands, so that `ftmtl --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftmtl.config import Preset
+    from ftmtl.datasets.records import ImageRecord
+    from ftmtl.training.loop import Progress
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; a mistake of the user's is one sentence and exit status 2."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    command: Command = options.command
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        # Every error that a user can cause has a class of its own with a sentence for her; it
+        # derives from one of these. Anything else is a fault of ours and keeps its traceback.
+        if type(error).__module__.startswith("ftmtl.") or isinstance(error, OSError):
+            print(f"ftmtl: {error}", file=sys.stderr)
+            return 2
+        raise
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ftmtl", description="Detect, outline and classify breast masses (research use only)."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    dataset = commands.add_parser("dataset", help="turn a published data set into COCO JSON")
+    dataset.add_argument("name", choices=["stretched-cbis", "coco"])
+    dataset.add_argument("source", type=Path, help="its folder (or COCO file)")
+    dataset.add_argument("--images", type=Path, help="the image folder of a COCO file")
+    dataset.add_argument("--out", type=Path, required=True, help="the COCO JSON to write")
+    dataset.add_argument("--hold-out", type=int, metavar="PARTS",
+                         help="keep one patient in so many apart: writes OUT without her and "
+                              "OUT's name with .held-out.json")
+    dataset.set_defaults(command=_dataset)
+
+    train = commands.add_parser("train", help="learn weights from a COCO data set")
+    _data_options(train)
+    train.add_argument("--preset", default="recommended", choices=["paper", "recommended"])
+    train.add_argument("--out", type=Path, required=True, help="the run's folder")
+    train.add_argument("--imagenet", type=Path, help="ResNet-50 safetensors to start from")
+    train.add_argument("--init", type=Path, help="weights of ours to go on from")
+    train.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
+    train.add_argument("--device", default="auto")
+    train.add_argument("--workers", type=int, default=0, help="processes that prepare samples")
+    train.add_argument("--epochs", type=int, help="of each stage, in place of the preset's")
+    train.add_argument("--seed", type=int)
+    train.add_argument("--max-minutes", type=float, help="stop, resumable, after so long")
+    train.add_argument("--malignant-means", default="as the data set says",
+                       help="what 'malignant' is in the data, for the weights' card")
+    train.set_defaults(command=_train)
+
+    predict = commands.add_parser("predict", help="read mammograms: findings and pictures")
+    predict.add_argument("paths", type=Path, nargs="*", help="files or folders")
+    predict.add_argument("--weights", type=Path, help="default: the starter weights")
+    predict.add_argument("--out", type=Path, help="folder for findings and pictures")
+    predict.add_argument("--coco", type=Path, metavar="FILE",
+                         help="write COCO predictions of --data instead")
+    _data_options(predict, required=False)
+    predict.add_argument("--threshold", type=float,
+                         help="least mass score; default: one false positive an image")
+    predict.add_argument("--device", default="auto")
+    predict.set_defaults(command=_predict)
+
+    evaluate = commands.add_parser("evaluate", help="figures with intervals, and a report")
+    evaluate.add_argument("--truth", type=Path, required=True, help="COCO JSON")
+    evaluate.add_argument("--predictions", type=Path, required=True, help="COCO results")
+    evaluate.add_argument("--out", type=Path, required=True, help="folder for the report")
+    evaluate.set_defaults(command=_evaluate)
+
+    calibrate = commands.add_parser(
+        "calibrate", help="put held-out operating points and a temperature into weights")
+    calibrate.add_argument("--weights", type=Path, required=True)
+    _data_options(calibrate)
+    calibrate.add_argument("--out", type=Path, required=True, help="the weights to write")
+    calibrate.add_argument("--device", default="auto")
+    calibrate.set_defaults(command=_calibrate)
+    return parser
+
+
+def _data_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument("--data", type=Path, required=required, help="the data set, COCO JSON")
+    parser.add_argument("--images", type=Path, help="its image folder (default: beside the JSON)")
+
+
+def _records(options: argparse.Namespace) -> list[ImageRecord]:
+    from ftmtl.datasets.coco import read_coco
+
+    return read_coco(options.data, options.images or options.data.parent)
+
+
+def _dataset(options: argparse.Namespace) -> int:
+    from ftmtl.datasets.coco import read_coco, write_coco
+    from ftmtl.datasets.split import hold_out
+    from ftmtl.datasets.stretched_cbis import read_stretched_cbis
+
+    if options.name == "stretched-cbis":
+        folder = options.source
+        records = read_stretched_cbis(folder)
+    else:
+        folder = options.images or options.source.parent
+        records = read_coco(options.source, folder)
+    parts = {options.out: records}
+    if options.hold_out:
+        kept, held = hold_out(records, parts=options.hold_out)
+        parts = {options.out: kept, options.out.with_suffix(".held-out.json"): held}
+    for file, part in parts.items():
+        write_coco(part, file, images=folder)
+        patients = len({r.patient_id for r in part})
+        masses = sum(len(r.masses) for r in part)
+        print(f"{file}: {len(part)} images, {patients} patients, {masses} masses")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from ftmtl.config import PRESETS
+    from ftmtl.training.loop import train
+
+    preset = _changed(PRESETS[options.preset], options)
+    with _ProgressBar() as bar:
+        outcome = train(
+            _records(options), preset=preset, out=options.out, imagenet=options.imagenet,
+            init=options.init, resume=options.resume, device=options.device,
+            workers=options.workers, max_minutes=options.max_minutes, on_progress=bar.training,
+            metadata={"malignant_means": options.malignant_means},
+        )
+    for line in outcome.left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    print(f"weights: {outcome.weights}")
+    if not outcome.finished:
+        print("The run is not finished: go on with --resume.")
+    return 0
+
+
+def _changed(preset: Preset, options: argparse.Namespace) -> Preset:
+    training = preset.training
+    if options.epochs is not None:
+        stages = tuple(dataclasses.replace(s, epochs=options.epochs) for s in training.stages)
+        training = dataclasses.replace(training, stages=stages)
+    if options.seed is not None:
+        training = dataclasses.replace(training, seed=options.seed)
+    return dataclasses.replace(preset, training=training)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from ftmtl.predict import Predictor
+    from ftmtl.predict_files import predict_files, predict_records, write_predictions
+    from ftmtl.weights_file import STARTER_WEIGHTS
+
+    if options.coco and not options.data:
+        print("ftmtl: --coco needs --data, the data set to predict", file=sys.stderr)
+        return 2
+    if not options.coco and not (options.paths and options.out):
+        print("ftmtl: give files or folders and --out, or --coco with --data", file=sys.stderr)
+        return 2
+    predictor = Predictor.load(options.weights or STARTER_WEIGHTS, device=options.device)
+    with _ProgressBar() as bar:
+        if options.coco:
+            results, report = predict_records(predictor, _records(options), on_file=bar.files)
+            write_predictions(options.coco, results)
+        else:
+            report = predict_files(predictor, options.paths, options.out,
+                                   threshold=options.threshold, on_file=bar.files)
+    for line in report.refused:
+        print(f"not read: {line}", file=sys.stderr)
+    print(f"{report.read} read, {len(report.refused)} not: {options.coco or options.out}")
+    return 1 if report.refused and not report.read else 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from ftmtl.evaluation import write_report
+
+    metrics = write_report(options.out, options.truth, options.predictions)
+    headline: dict[str, Any] = {
+        "TPR at FPI, IoU > 0.2": metrics["detection"]["iou>0.2"]["tpr_at_fpi"],
+        "classification": {k: v for k, v in metrics["classification"].items() if k[:3] == "auc"},
+        "segmentation": {k: v for k, v in metrics["segmentation"].items() if k[:4] == "dice"},
+    }
+    print(json.dumps(headline, indent=1))
+    print(f"with intervals: {options.out / 'report.html'}")
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from ftmtl.calibration import calibrate
+
+    with _ProgressBar() as bar:
+        card = calibrate(options.weights, _records(options), options.out, device=options.device,
+                         on_file=bar.files)
+    print(json.dumps(card, indent=1))
+    return 0
+
+
+class _ProgressBar:
+    """One bar for whatever the command is at."""
+
+    def __enter__(self) -> _ProgressBar:
+        from tqdm import tqdm
+
+        self.bar = tqdm(unit="step", dynamic_ncols=True, disable=None)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def training(self, progress: Progress) -> None:
+        """Stage, epoch, losses; tqdm adds the time left of the epoch, we that of the run."""
+        losses = " ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
+        left = "" if progress.seconds_left is None \
+            else f", {progress.seconds_left / 60:.0f} min left"
+        if progress.stage_number:
+            where = f"{progress.stage} ({progress.stage_number}/{progress.stages})" \
+                f" epoch {progress.epoch}/{progress.epochs}{left}"
+        else:
+            where = progress.stage
+        self._show(progress.step, progress.steps, where, losses)
+
+    def files(self, done: int, total: int, path: Path) -> None:
+        """Which file of how many is being read."""
+        self._show(done, total, "reading", path.name)
+
+    def _show(self, done: int, total: int, where: str, detail: str) -> None:
+        if done < self.bar.n or self.bar.total != total:
+            self.bar.reset(total=total)
+        self.bar.set_description(where, refresh=False)
+        self.bar.set_postfix_str(detail, refresh=False)
+        self.bar.update(done - self.bar.n)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

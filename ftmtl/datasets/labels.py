@@ -1,0 +1,171 @@
+"""Records from a server's labels: what radiologists said about the studies.
+
+Where they lie, below the server's workspace; nothing there is ever changed, only added:
+
+    labels/<image>/<tag>/0003.json        one submission: who, when, of what, standing
+    labels/<image>/<tag>/0003.seg.nrrd    its label file
+
+`<image>` is the image id, percent-encoded where a file system needs it. A submission counts from
+the moment its `.json` is there. The newest one that is not `conflict` speaks for the image; if that
+one is a `withdrawal`, nothing does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self, cast, get_args
+from urllib.parse import quote
+
+from ftmtl.findings import Finding, Findings, ImageInfo
+from ftmtl.label_file import UnreadableLabel, read_label_file
+
+from .records import BENIGN, MALIGNANT, Annotation, ImageRecord, MaskSource, Role
+
+Standing = Literal["label", "conflict", "withdrawal"]
+LABEL_SUFFIX = ".seg.nrrd"
+FINAL = "final"  # the tag of labels that training learns from
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelVersion:
+    """One submission, as its `.json` says it; `file` is None for a withdrawal."""
+
+    version: int
+    image: dict[str, Any]  # ImageInfo, with path (below the studies) and pixel_aspect
+    tag: str
+    standing: Standing
+    time: str  # ISO 8601, UTC
+    annotator: str | None
+    file: str | None = None
+    sha256: str | None = None  # of the file as it was sent
+    model: dict[str, Any] | None = None  # whose proposals the annotator began from
+    findings: dict[str, int] | None = None  # how many of each label
+    submission_id: str | None = None
+    based_on: int | None = None
+    source: str | None = None  # what was sent, where `file` had to be made from it
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """The submission in `file`. Raises ValueError where it is not one."""
+        try:
+            row = json.loads(file.read_text(encoding="utf-8"))
+            known = {f.name for f in fields(cls)}
+            version = cls(**{k: v for k, v in row.items() if k in known})
+        except (OSError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{file}: not the record of a label ({error})") from error
+        if version.standing not in get_args(Standing) or version.version != int(file.stem):
+            raise ValueError(f"{file}: not the record of a label")
+        return version
+
+    def to_json(self) -> dict[str, Any]:
+        """As written to disk and shown to clients."""
+        return asdict(self)
+
+
+def image_folder(labels: Path, image_id: str) -> Path:
+    """Where the labels of an image lie; always directly below `labels`."""
+    name = quote(image_id, safe="")
+    if len(name) > 200 or name.startswith("."):
+        name = hashlib.sha256(image_id.encode()).hexdigest()
+    return labels / name
+
+
+def read_versions(folder: Path) -> list[LabelVersion]:
+    """All submissions in `labels/<image>/<tag>`, oldest first; what is no record is passed over."""
+    versions = []
+    for file in folder.glob("[0-9]*.json"):
+        try:
+            versions.append(LabelVersion.read(file))
+        except ValueError:
+            continue
+    return sorted(versions, key=lambda v: v.version)
+
+
+def current(versions: Iterable[LabelVersion]) -> LabelVersion | None:
+    """The submission that speaks for the image, of `versions` in order; None where none does."""
+    newest = None
+    for version in versions:
+        if version.standing != "conflict":
+            newest = version
+    return newest if newest is not None and newest.standing == "label" else None
+
+
+def current_labels(labels: Path, tag: str = FINAL) -> list[tuple[LabelVersion, Path]]:
+    """Every image's submission that speaks for it, with its label file, in order of image id."""
+    found = []
+    for folder in sorted(labels.glob(f"*/{tag}")):
+        version = current(read_versions(folder))
+        if version is not None and version.file is not None:
+            found.append((version, folder / version.file))
+    return sorted(found, key=lambda pair: str(pair[0].image["id"]))
+
+
+def read_labels(
+    workspace: Path, studies: Path, *, images: Mapping[str, Path] | None = None
+) -> tuple[list[ImageRecord], list[str]]:
+    """The labelled images of a server as records for training, and the labels left out, with why.
+
+    `images` says where an image lies now; else it is looked for below `studies` where it lay when
+    it was labelled. `patient_id` is the keyed hash, never the id in the file.
+    """
+    records, left_out = [], []
+    for version, file in current_labels(workspace / "labels"):
+        image = dict(version.image)
+        path = (images or {}).get(image["id"]) or studies / str(image.pop("path", ""))
+        image.pop("path", None)
+        aspect = float(image.pop("pixel_aspect", 1.0))
+        info = ImageInfo(
+            **{**image, "spacing_mm": image["spacing_mm"] and tuple(image["spacing_mm"])}
+        )
+        try:
+            findings = read_label_file(file, image=info)
+        except UnreadableLabel as error:
+            left_out.append(str(error))
+            continue
+        records.append(to_record(findings, path, pixel_aspect=aspect))
+    return records, left_out
+
+
+def to_record(findings: Findings, path: Path, *, pixel_aspect: float = 1.0) -> ImageRecord:
+    """What one document teaches: masses, regions to ignore and hard negatives."""
+    image = findings.image
+    annotations = (_annotation(finding, image) for finding in findings.findings)
+    return ImageRecord(
+        image_id=image.id,
+        path=path,
+        width=image.width,
+        height=image.height,
+        patient_id=image.patient_key or f"image {image.id}",
+        laterality=image.laterality,
+        view=image.view,
+        pixel_aspect=pixel_aspect,
+        annotations=tuple(a for a in annotations if a is not None),
+    )
+
+
+def _annotation(finding: Finding, image: ImageInfo) -> Annotation | None:
+    # A box may overhang the border by rounding; what training sees lies inside the image.
+    x, y, width, height = finding.bbox
+    left, top = max(x, 0.0), max(y, 0.0)
+    right, bottom = min(x + width, float(image.width)), min(y + height, float(image.height))
+    if right <= left or bottom <= top:
+        return None
+    # Somebody looked at it and left it, agreed with it, drew it, or threw it out.
+    role: Role = "mass"
+    if finding.status == "proposed":
+        role = "ignore"
+    elif finding.status == "rejected":
+        role = "hard_negative"
+    return Annotation(
+        id=f"{image.id}/{finding.id}",
+        bbox=(left, top, right - left, bottom - top),
+        category=MALIGNANT if finding.label == "malignant" else BENIGN,
+        # As it came: a mask that the model drew stays "model", which training leaves alone.
+        mask_source=cast(MaskSource, finding.mask_source),
+        segmentation=finding.segmentation,
+        role=role,
+    )

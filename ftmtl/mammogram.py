@@ -1,0 +1,186 @@
+"""One mammogram: its pixels and the few facts that travel with them.
+
+`pixels[row, column]` as stored, brighter = denser whatever the file's own convention, and never
+windowed: how a person should see it (`for_display`) is worked out only when asked for.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ftmtl.display import Display, stretch
+from ftmtl.formats import Content, Refused, dicom, raster, volume
+
+
+class UnreadableMammogram(ValueError):
+    """A file that is no readable mammogram; the message names it, the reason and the remedy."""
+
+    def __init__(self, path: Path, reason: str, remedy: str) -> None:
+        super().__init__(f"{path}: {reason}. {remedy}")
+        self.path = path
+        self.reason = reason
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let worker processes hand it on."""
+        return type(self), (self.path, self.reason, self.remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What is known about an image apart from its pixels."""
+
+    image_id: str  # SOPInstanceUID, else the path below the studies folder, "/" as "__"
+    path: Path
+    spacing_mm: tuple[float, float] | None = None  # (x, y) at the detector
+    laterality: str | None = None  # "L" | "R"
+    view: str | None = None  # "CC", "MLO", …
+    patient_id: str | None = field(default=None, repr=False)  # in memory only; None if shared
+    study_uid: str | None = None
+    pixel_aspect: float = 1.0  # height / width of one pixel
+
+
+@dataclass(frozen=True, kw_only=True)
+class MammogramHeader(_Facts):
+    """A mammogram of which only the header was read."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mammogram(_Facts):
+    """A mammogram. `pixels` are read-only: caches and readers share them."""
+
+    pixels: NDArray[Any] = field(repr=False)  # [rows, columns] uint8, uint16, int16 or float32
+    display: Display | None = field(default=None, repr=False)  # the header's VOI
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.pixels.shape[0])
+
+    def for_display(self) -> NDArray[np.uint8]:
+        """Give [rows, columns] for a screen: by the header's VOI, else between percentiles."""
+        if self.display is not None and self.pixels.dtype.kind != "f":
+            return self.display(self.pixels)
+        return stretch(self.pixels)
+
+
+def read_mammogram(path: Path, *, root: Path | None = None) -> Mammogram:
+    """Read a DICOM, PNG, JPEG, TIFF, NIfTI or NRRD file, known by its content, not its name.
+
+    `root` is the studies folder, for the ids of files without a SOPInstanceUID. Every file that is
+    not one whole, grey projection raises `UnreadableMammogram`, and nothing else is raised.
+    """
+    path = Path(path)
+    with _opened(path) as stream:
+        content = _content(stream, pixels=True)
+        pixels = content.decode()
+        if pixels.shape != (content.height, content.width):
+            raise Refused("it does not hold the image that it announces", "Export it again")
+        if not pixels.dtype.isnative:
+            pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+        pixels = np.ascontiguousarray(pixels)
+        pixels.setflags(write=False)
+        return Mammogram(pixels=pixels, display=content.display, **_facts(path, root, content))
+
+
+def read_header(path: Path, *, root: Path | None = None) -> MammogramHeader:
+    """Read what the header tells, for lists of many images: in milliseconds for DICOM.
+
+    Raises `UnreadableMammogram` for what is refused by its header (FOR PROCESSING, several frames,
+    another modality …); damaged pixels show only in `read_mammogram`.
+    """
+    path = Path(path)
+    with _opened(path) as stream:
+        content = _content(stream, pixels=False)
+        facts = _facts(path, root, content)
+        return MammogramHeader(width=content.width, height=content.height, **facts)
+
+
+def image_id(path: Path, root: Path | None = None, sop_instance_uid: str | None = None) -> str:
+    """Name an image: its SOPInstanceUID, else its path below `root` with "/" as "__"."""
+    if sop_instance_uid:
+        return sop_instance_uid
+    if root is not None and path.absolute().is_relative_to(root.absolute()):
+        return path.absolute().relative_to(root.absolute()).as_posix().replace("/", "__")
+    return path.name
+
+
+def _facts(path: Path, root: Path | None, content: Content) -> dict[str, Any]:
+    return {
+        "image_id": image_id(path, root, content.sop_instance_uid),
+        "path": path,
+        "spacing_mm": content.spacing_mm,
+        "laterality": content.laterality,
+        "view": content.view,
+        "patient_id": content.patient_id,
+        "study_uid": content.study_uid,
+        "pixel_aspect": content.pixel_aspect,
+    }
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file; whatever goes wrong with it, here or in a decoder, is `UnreadableMammogram`."""
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise Refused("it is a folder", "Give the image files inside it")
+        if not stat.S_ISREG(kind):
+            raise Refused("it is not an ordinary file", "Give an image file")
+        with path.open("rb") as stream:
+            yield stream
+    except Refused as refusal:
+        raise UnreadableMammogram(path, refusal.reason, refusal.remedy) from None
+    except FileNotFoundError:
+        raise UnreadableMammogram(path, "there is no such file", "Check its name") from None
+    except PermissionError:
+        reason, remedy = "it may not be read by this user", "Change its permissions"
+        raise UnreadableMammogram(path, reason, remedy) from None
+    except MemoryError as error:
+        reason, remedy = "there is not enough memory for it", "Free memory and try again"
+        raise UnreadableMammogram(path, reason, remedy) from error
+    except Exception as error:  # decoders meet damaged bytes with errors of every class
+        reason = f"it is damaged or cut short ({type(error).__name__} while decoding)"
+        raise UnreadableMammogram(path, reason, "Copy or export it again") from error
+
+
+def _content(stream: BinaryIO, *, pixels: bool) -> Content:
+    """Choose the reader by the first bytes."""
+    start = stream.read(560)
+    stream.seek(0)
+    if not start:
+        raise Refused("it is empty", "Copy or export it again")
+    if start[128:132] == b"DICM":  # first: what comes before may be the magic of a TIFF
+        return dicom.read(stream, pixels=pixels)
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return raster.read_png(stream)
+    if start.startswith(b"\xff\xd8\xff"):
+        return raster.read_jpeg(stream)
+    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return raster.read_tiff(stream)
+    if start.startswith(b"NRRD"):
+        return volume.read_nrrd(stream)
+    if start.startswith(b"\x1f\x8b") or volume.looks_like_nifti(start):
+        return volume.read_nifti(stream)
+    if dicom.looks_like_bare(start):
+        return dicom.read(stream, pixels=pixels)
+    raise Refused(
+        "it is no image that is known here",
+        "Give a DICOM, PNG, JPEG, TIFF, NIfTI or NRRD file",
+    )

@@ -1,0 +1,160 @@
+"""Reading many files: findings, pictures, a verdict for each patient; bad files are reported."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+from ftmtl.atomic import atomic_write
+from ftmtl.datasets.records import BENIGN, MALIGNANT, ImageRecord
+from ftmtl.findings import Findings
+from ftmtl.mammogram import Mammogram, UnreadableMammogram, read_mammogram
+from ftmtl.overlay import save_overlay
+from ftmtl.patient_key import PatientKey
+from ftmtl.predict import SCORE_FLOOR, Predictor
+from ftmtl.veto import worst
+
+KEY_FILE = "patient.key"
+CATEGORIES = {"benign": BENIGN, "malignant": MALIGNANT}
+
+
+@dataclass
+class Report:
+    """What a run over many files did."""
+
+    read: int = 0
+    refused: list[str] = field(default_factory=list)
+
+
+def files_below(paths: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    """(file, folder it was found under) of every file given or lying below a folder, in order.
+
+    Hidden files and DICOMDIR are no images and are passed over.
+    """
+    for path in paths:
+        if not path.is_dir():
+            yield path, path.parent
+            continue
+        for folder, folders, names in os.walk(path):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                if not name.startswith(".") and name.upper() != "DICOMDIR":
+                    yield Path(folder) / name, path
+
+
+def predict_files(
+    predictor: Predictor,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    threshold: float | None = None,
+    on_file: Callable[[int, int, Path], None] = lambda done, total, path: None,
+) -> Report:
+    """Read every file; write `ID.json`, `ID.png` and `patients.json` into `out`.
+
+    A file that cannot be read is listed in `refused.txt`, and the rest are done.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    key = PatientKey.open(out / KEY_FILE, labels_exist=any(out.glob("*.json")))
+    report = Report()
+    by_patient: dict[str, list[Findings]] = {}
+    files = list(files_below(paths))
+    for number, (file, root) in enumerate(files):
+        on_file(number, len(files), file)
+        try:
+            mammogram = read_mammogram(file, root=root)
+        except UnreadableMammogram as error:
+            report.refused.append(str(error))
+            continue
+        patient = key.of(mammogram)
+        findings = predictor(mammogram, threshold=threshold, patient_key=patient)
+        _write_json(out / f"{mammogram.image_id}.json", findings.to_json())
+        save_overlay(out / f"{mammogram.image_id}.png", mammogram, findings)
+        by_patient.setdefault(patient, []).append(findings)
+        report.read += 1
+    _write_json(out / "patients.json", patients_document(by_patient))
+    with atomic_write(out / "refused.txt") as stream:
+        stream.write("".join(f"{line}\n" for line in report.refused).encode())
+    return report
+
+
+def patients_document(by_patient: dict[str, list[Findings]]) -> dict[str, Any]:
+    """The veto by patient: the maximum over her images (paper 2.3), and which image it is."""
+    document = {}
+    for patient, readings in sorted(by_patient.items()):
+        seen = [r for r in readings if r.verdict.label != "no finding"]
+        malignancy = worst([r.verdict.malignancy for r in seen])
+        label = "malignant" if malignancy > 0.5 else "benign"
+        document[patient] = {
+            "malignancy": malignancy,
+            "label": label if seen else "no finding",
+            "images": {r.image.id: r.verdict.malignancy for r in readings},
+            "how": readings[0].verdict.how,
+        }
+    return document
+
+
+def predict_records(
+    predictor: Predictor,
+    records: Sequence[ImageRecord],
+    *,
+    on_file: Callable[[int, int, Path], None] = lambda done, total, path: None,
+) -> tuple[list[dict[str, Any]], Report]:
+    """COCO predictions of a data set, down to the score floor, and what could not be read."""
+    report = Report()
+    results: list[dict[str, Any]] = []
+    for number, record in enumerate(records):
+        on_file(number, len(records), record.path)
+        try:
+            mammogram = read_mammogram(record.path)
+        except UnreadableMammogram as error:
+            report.refused.append(str(error))
+            continue
+        mammogram = with_aspect(mammogram, record.pixel_aspect)
+        findings = predictor(mammogram, threshold=SCORE_FLOOR)
+        results += coco_results(findings, record.image_id)
+        report.read += 1
+    return results, report
+
+
+def with_aspect(mammogram: Mammogram, aspect: float) -> Mammogram:
+    """The mammogram with the stretch that its data set knows and its file does not."""
+    if aspect == 1.0:
+        return mammogram
+    return replace(mammogram, pixel_aspect=aspect)
+
+
+def coco_results(findings: Findings, image_id: int | str) -> list[dict[str, Any]]:
+    """Findings as COCO results with `scores`, masks as compressed RLE."""
+    results = []
+    for finding in findings.findings:
+        assert finding.scores is not None, "a prediction has scores"
+        result: dict[str, Any] = {
+            "image_id": image_id,
+            "category_id": CATEGORIES[finding.label],
+            "bbox": list(finding.bbox),
+            "score": 1 - finding.scores["background"],
+            "scores": [finding.scores[c] for c in ("background", "benign", "malignant")],
+            "malignancy": finding.malignancy,
+        }
+        if finding.segmentation is not None:
+            rle = coco_mask.frPyObjects(dict(finding.segmentation), *finding.segmentation["size"])
+            result["segmentation"] = {**rle, "counts": rle["counts"].decode("ascii")}
+        results.append(result)
+    return results
+
+
+def write_predictions(file: Path, results: list[dict[str, Any]]) -> None:
+    """Write COCO results, whole or not at all."""
+    _write_json(file, results)
+
+
+def _write_json(file: Path, document: Any) -> None:
+    with atomic_write(file) as stream:
+        stream.write(json.dumps(document, indent=1).encode())

@@ -1,0 +1,1 @@
+"""The server's adapter: FT-MTL-Net as a MONAI Label app."""

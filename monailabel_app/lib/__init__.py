@@ -1,0 +1,1 @@
+"""The app's parts: images, labels, models, and MONAI Label's tasks over them."""

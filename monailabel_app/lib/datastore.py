@@ -1,0 +1,474 @@
+"""MONAI Label's view of the images and labels.
+
+Everything that a request names is checked here: an image by its id, a tag by its letters, a label
+by reading it. Nothing that a request says becomes a path. Refusals are HTTPExceptions, so that
+they reach the client with their reason under MONAI Label's own server as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import logging
+import re
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from filelock import FileLock
+from monailabel.interfaces.datastore import Datastore
+
+from ftmtl import __version__
+from ftmtl.datasets.labels import FINAL, LABEL_SUFFIX, LabelVersion, image_folder
+from ftmtl.findings import Findings, ImageInfo
+from ftmtl.label_file import UnreadableLabel, read_label_file, write_label_file
+from ftmtl.mammogram import UnreadableMammogram, read_header, read_mammogram
+from ftmtl.patient_key import PatientKey
+
+from .catalogue import Catalogue, Entry, image_suffix
+from .files import copy_file, write_json
+from .label_store import LabelStore, Submission
+from .models import sha256_of
+from .sides import Sides
+
+logger = logging.getLogger(__name__)
+
+TAG = re.compile(r"[A-Za-z0-9_-]{1,32}")
+NAME = re.compile(r"[\w@.:+ -]{1,128}")  # a client, a submission, an uploaded image
+LARGEST_INFO = 64_000  # bytes of JSON about one image
+
+
+class MammogramStore(Datastore):  # type: ignore[misc]
+    """Images below `studies`, everything else in `workspace`."""
+
+    def __init__(self, studies: Path, workspace: Path) -> None:
+        self.studies, self.workspace = studies, workspace
+        uploads = workspace / "uploads"
+        uploads.mkdir(parents=True, exist_ok=True)
+        self.labels = LabelStore(workspace / "labels")
+        self.key = PatientKey.open(workspace / "patient.key", labels_exist=self.labels.any())
+        self.sides = Sides(workspace / "sides.json")
+        self.catalogue = Catalogue(
+            {"studies": studies, "uploads": uploads},
+            workspace / "images.json",
+            self.describe,
+            stamp=f"{__version__} {sha256_of(workspace / 'patient.key')[:16]}",
+        )
+        self._infos = workspace / "info"
+        self._infos.mkdir(exist_ok=True)
+        self._info_lock = FileLock(workspace / "info.lock")
+        self._accepted = threading.local()
+
+    # Images ------------------------------------------------------------------------------------
+
+    def describe(self, file: Path, root: Path) -> dict[str, Any]:
+        """What is known of an image: ImageInfo and pixel_aspect. Raises UnreadableMammogram."""
+        header = read_header(file, root=root)
+        info = ImageInfo(
+            id=header.image_id,
+            width=header.width,
+            height=header.height,
+            spacing_mm=header.spacing_mm,
+            laterality=header.laterality,
+            view=header.view,
+            patient_key=self.key.of(header),
+        )
+        return {**asdict(info), "pixel_aspect": header.pixel_aspect}
+
+    def entry(self, image_id: Any) -> Entry:
+        """The image of that id; 404 where there is none, 400 for what cannot be an id."""
+        if not isinstance(image_id, str) or not image_id or "\0" in image_id:
+            raise HTTPException(400, "An image is named by its id, as /datastore/ lists them")
+        entry = self.catalogue.get(image_id)
+        if entry is None:
+            raise HTTPException(404, f"There is no image {image_id[:200]!r} in the work list")
+        return entry
+
+    def image_info(self, image_id: str) -> ImageInfo:
+        """The image as findings documents name it."""
+        return _info(self.entry(image_id).image or {})
+
+    def list_images(self) -> list[str]:
+        """The ids of all mammograms, in order of their paths."""
+        return self.catalogue.ids()
+
+    def get_image_uri(self, image_id: str) -> str:
+        """The path of an image; 404 where there is none."""
+        path = self.catalogue.path(self.entry(image_id))
+        if not path.is_file():
+            self.catalogue.refresh()
+            raise HTTPException(404, f"The file of image {image_id!r} has gone")
+        return str(path)
+
+    def get_image(self, image_id: str, params: Any = None) -> io.BytesIO:
+        """The bytes of an image's file."""
+        return io.BytesIO(Path(self.get_image_uri(image_id)).read_bytes())
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """What a work list shows of an image; no path and no name of a patient."""
+        entry = self.entry(image_id)
+        image = entry.image or {}
+        label = self.labels.current(image_id)
+        suffix = image_suffix(entry.path) or ".dcm"
+        return {
+            **self._stored_info(image_id)["image"],
+            "name": image_id if image_id.lower().endswith(suffix) else image_id + suffix,
+            **{k: image.get(k) for k in ("width", "height", "laterality", "view", "patient_key")},
+            "state": "labelled" if label else "unlabelled",
+            "annotator": label.annotator if label else None,
+            "time": label.time if label else None,
+            "version": label.version if label else None,
+        }
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Keeps what a client wants remembered of an image."""
+        self.entry(image_id)
+        self._remember(image_id, "image", info)
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Takes an uploaded mammogram in; a DICOM file keeps its own id. 422 for no mammogram."""
+        upload = Path(image_filename)
+        suffix = image_suffix(upload.name)
+        if image_id and not NAME.fullmatch(image_id):
+            raise HTTPException(400, "An image id is made of letters, digits and . _ - : + @")
+        name = (image_id or upload.name.split(".")[0]).lstrip(". ")
+        if not name:
+            raise HTTPException(400, "The image needs an id")
+        uploads = self.catalogue.roots["uploads"]
+        with tempfile.TemporaryDirectory(dir=self.workspace) as folder:
+            # Read under the name that it will have, which is its id if it is no DICOM file.
+            file = Path(folder) / (name if name.lower().endswith(suffix) else name + suffix)
+            shutil.copyfile(image_filename, file)
+            try:
+                read_mammogram(file)
+                image = self.describe(file, Path(folder))
+            except UnreadableMammogram as error:
+                reason = f"The image cannot be read: {error.reason}. {error.remedy}"
+                raise HTTPException(422, reason) from error
+            known = self.catalogue.get(image["id"])
+            if known is not None:
+                same = _same_bytes(self.catalogue.path(known), file)
+                if not same:
+                    raise HTTPException(409, f"There is another image {image['id']!r} already")
+                return str(image["id"])
+            with _disk():
+                copy_file(file, uploads / file.name)
+        self.catalogue.refresh()
+        if image_info:
+            self._remember(image["id"], "image", image_info)
+        return str(image["id"])
+
+    def remove_image(self, image_id: str) -> None:
+        """Removes an uploaded image. The studies belong to the clinic: 403. Labels stay."""
+        entry = self.entry(image_id)
+        if entry.root != "uploads":
+            raise HTTPException(403, "Studies are not deleted through this server")
+        if self.labels.tags(image_id):
+            raise HTTPException(409, "The image has a label; withdraw it first")
+        self.catalogue.path(entry).unlink(missing_ok=True)
+        self.catalogue.refresh()
+
+    # Labels ------------------------------------------------------------------------------------
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
+    ) -> str:
+        """Keeps a submission; what it became is `acknowledgement`.
+
+        400 bad tag or params, 404 unknown image, 409 stale `based_on` (and kept), 422 no label
+        for this image, 507 disk full.
+        """
+        entry = self.entry(image_id)
+        tag = _tag(label_tag)
+        asked = _submission_params(label_info)
+        sent = Path(label_filename)
+        image = {**(entry.image or {}), "path": entry.path}
+        with tempfile.TemporaryDirectory(dir=self.workspace) as folder:
+            findings, label = self._read_label(sent, entry, asked["label_info"], Path(folder))
+            submission = Submission(
+                image=image,
+                tag=tag,
+                sent=sent,
+                label=label,
+                model=asdict(findings.model) if findings.model else None,
+                findings=dict(Counter(f.label for f in findings.findings)),
+                annotator=asked["client_id"],
+                submission_id=asked["submission_id"],
+                based_on=asked["based_on"],
+            )
+            patient = str(image["patient_key"])
+            side = (lambda: self.sides.settle(patient)) if tag == FINAL else None
+            with _disk():
+                version = self.labels.submit(submission, first=side)
+        self._accepted.version = version
+        if version.standing == "conflict":
+            present = self.labels.current(image_id, tag)
+            raise HTTPException(
+                409,
+                {
+                    "reason": "Somebody else submitted a label for this image since you opened it. "
+                    "Yours is kept, but theirs stands.",
+                    "kept_as": version.version,
+                    "current": present.version if present else 0,
+                    "annotator": present.annotator if present else None,
+                },
+            )
+        return image_id
+
+    def acknowledgement(self) -> dict[str, Any]:
+        """What the submission just saved in this thread became."""
+        version: LabelVersion = self._accepted.version
+        return {
+            "version": version.version,
+            "sha256": version.sha256,
+            "time": version.time,
+            "tag": version.tag,
+        }
+
+    def _read_label(
+        self, sent: Path, entry: Entry, label_info: list[dict[str, Any]] | None, folder: Path
+    ) -> tuple[Findings, Path | None]:
+        """The findings in a file that was sent, and our label file of them if it is none itself."""
+        image = _info(entry.image or {})
+        try:
+            findings = read_label_file(sent, image=image, label_info=label_info)
+        except UnreadableLabel as error:
+            reason = f"The label cannot be used: {error.reason}. {error.remedy}"
+            raise HTTPException(422, reason) from error
+        if sent.name.lower().endswith(LABEL_SUFFIX):
+            return findings, None
+        label = folder / f"label{LABEL_SUFFIX}"
+        write_label_file(label, findings)
+        return findings, label
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """The path of a label file; `label_id` is the image's, or `ID@3` for its third version."""
+        return str(self.labels.file(self._version(label_id, label_tag)))
+
+    def get_label(self, label_id: str, label_tag: str, params: Any = None) -> io.BytesIO:
+        """The bytes of a label file."""
+        return io.BytesIO(Path(self.get_label_uri(label_id, label_tag)).read_bytes())
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """All submissions under a tag, and which of them stands ("current", 0 for none)."""
+        image_id = self._image_of(label_id)
+        tag = _tag(label_tag)
+        versions = self.labels.versions(image_id, tag)
+        if not versions:
+            raise HTTPException(404, f"Nobody labelled {image_id!r} as {tag!r}")
+        present = self.labels.current(image_id, tag)
+        return {
+            **self._stored_info(image_id)["labels"].get(tag, {}),
+            "image": image_id,
+            "tag": tag,
+            "current": present.version if present else 0,
+            "versions": [_public(version) for version in versions],
+        }
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Keeps what a client wants remembered of a label."""
+        image_id = self._image_of(label_id)
+        self._version(image_id, label_tag)
+        known = self._stored_info(image_id)["labels"].get(label_tag, {})
+        self._remember(image_id, "labels", {label_tag: {**known, **_object(info)}})
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Withdraws a label: it no longer speaks for the image, and stays on disk."""
+        image_id = self._image_of(label_id)
+        version = self._version(label_id, label_tag)
+        present = self.labels.current(image_id, version.tag)
+        if present is None or present.version != version.version:
+            raise HTTPException(409, f"Version {version.version} does not stand; nothing withdrawn")
+        try:
+            with _disk():
+                self.labels.withdraw(image_id, version.tag)
+        except LookupError as error:
+            raise HTTPException(404, str(error)) from error
+
+    def _image_of(self, label_id: Any) -> str:
+        if isinstance(label_id, str) and self.catalogue.get(label_id) is None:
+            label_id = re.sub(r"@\d+$", "", label_id)
+        self.entry(label_id)
+        return str(label_id)
+
+    def _version(self, label_id: Any, label_tag: Any) -> LabelVersion:
+        image_id, tag = self._image_of(label_id), _tag(label_tag)
+        if label_id != image_id:
+            number = int(str(label_id).rpartition("@")[2])
+            for version in self.labels.versions(image_id, tag):
+                if version.version == number and version.file is not None:
+                    return version
+        elif (present := self.labels.current(image_id, tag)) is not None:
+            return present
+        raise HTTPException(404, f"There is no label {str(label_id)[:200]!r} under {tag!r}")
+
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        """Tag -> label id, for the labels that stand."""
+        self.entry(image_id)
+        return {tag: image_id for tag in self.labels.tags(image_id)}
+
+    def get_label_by_image_id(self, image_id: str, tag: str) -> str:
+        """The label id of an image under a tag; empty without a label."""
+        return self.get_labels_by_image_id(image_id).get(_tag(tag), "")
+
+    def get_labeled_images(
+        self, label_tag: str | None = None, labels: list[str] | None = None
+    ) -> list[str]:
+        """The ids of the images with a label."""
+        done = set(self.labels.labelled(_tag(label_tag or FINAL)))
+        return [image for image in self.list_images() if image in done]
+
+    def get_unlabeled_images(
+        self, label_tag: str | None = None, labels: list[str] | None = None
+    ) -> list[str]:
+        """The ids of the images without one."""
+        done = set(self.labels.labelled(_tag(label_tag or FINAL)))
+        return [image for image in self.list_images() if image not in done]
+
+    # The whole ---------------------------------------------------------------------------------
+
+    def name(self) -> str:
+        """What the store is called."""
+        return "mammograms"
+
+    def set_name(self, name: str) -> None:
+        """The name is fixed."""
+        raise HTTPException(400, "The store's name is fixed")
+
+    def description(self) -> str:
+        """What the store is."""
+        return "Mammograms by SOP instance; labels with all their versions"
+
+    def set_description(self, description: str) -> None:
+        """The description is fixed."""
+        raise HTTPException(400, "The store's description is fixed")
+
+    def datalist(self) -> list[dict[str, Any]]:
+        """The labelled images as {image, label}: ids, since paths are the server's own business."""
+        return [{"image": image, "label": image} for image in self.get_labeled_images()]
+
+    def refresh(self) -> None:
+        """Looks for new files and labels."""
+        self.catalogue.refresh()
+        self.labels.reload()
+
+    def status(self) -> dict[str, Any]:
+        """Counts; constant-time, since MONAI Label asks inside every request."""
+        counts = self.labels.counts()
+        return {
+            "total": self.catalogue.count(),
+            "completed": counts.get(FINAL, 0),
+            "label_tags": counts,
+            "left_out": len(self.catalogue.left_out()),
+        }
+
+    def json(self) -> dict[str, Any]:
+        """The work list in MONAI Label's form, and the files that are not in it with the reason."""
+        objects = {}
+        for image_id in self.list_images():
+            info = self.get_image_info(image_id)
+            labels = {
+                tag: {"ext": LABEL_SUFFIX, "info": _public(version)}
+                for tag in self.labels.tags(image_id)
+                if (version := self.labels.current(image_id, tag)) is not None
+            }
+            suffix = "".join(Path(info["name"]).suffixes[-1:])
+            objects[image_id] = {"image": {"ext": suffix, "info": info}, "labels": labels}
+        return {
+            "name": self.name(),
+            "description": self.description(),
+            "objects": objects,
+            "left_out": self.catalogue.left_out(),
+        }
+
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """Not offered: it would send every patient's name in one file."""
+        raise HTTPException(403, "Make a data set on the server: ftmtl dataset labels …")
+
+    # What clients want remembered --------------------------------------------------------------
+
+    def _info_file(self, image_id: str) -> Path:
+        return self._infos / f"{image_folder(self._infos, image_id).name}.json"
+
+    def _stored_info(self, image_id: str) -> dict[str, dict[str, Any]]:
+        empty: dict[str, dict[str, Any]] = {"image": {}, "labels": {}}
+        try:
+            return {**empty, **json.loads(self._info_file(image_id).read_text(encoding="utf-8"))}
+        except (OSError, ValueError):
+            return empty
+
+    def _remember(self, image_id: str, part: str, info: Any) -> None:
+        with self._info_lock, _disk():
+            stored = self._stored_info(image_id)
+            stored[part].update(_object(info))
+            if len(json.dumps(stored)) > LARGEST_INFO:
+                raise HTTPException(413, f"More than {LARGEST_INFO} bytes about one image")
+            write_json(self._info_file(image_id), stored)
+
+
+def _info(image: dict[str, Any]) -> ImageInfo:
+    row = {k: v for k, v in image.items() if k not in ("pixel_aspect", "path")}
+    row["spacing_mm"] = row["spacing_mm"] and tuple(row["spacing_mm"])
+    return ImageInfo(**row)
+
+
+def _public(version: LabelVersion) -> dict[str, Any]:
+    row = version.to_json()
+    for private in ("image", "file", "source"):
+        row.pop(private)
+    return row
+
+
+def _tag(tag: Any) -> str:
+    if not isinstance(tag, str) or not TAG.fullmatch(tag):
+        raise HTTPException(400, "A tag is 1 to 32 letters, digits, _ or -")
+    return str(getattr(tag, "value", tag))
+
+
+def _object(info: Any) -> dict[str, Any]:
+    if not isinstance(info, dict):
+        raise HTTPException(400, "info must be a JSON object")
+    return info
+
+
+def _submission_params(params: Any) -> dict[str, Any]:
+    params = _object(params or {})
+    asked: dict[str, Any] = {}
+    for name in ("client_id", "submission_id"):
+        value = params.get(name)
+        if value is not None and not (isinstance(value, str) and NAME.fullmatch(value)):
+            raise HTTPException(400, f"{name} is 1 to 128 letters, digits, spaces and . _ - : + @")
+        asked[name] = value
+    based_on = params.get("based_on")
+    if based_on is not None and (isinstance(based_on, bool) or not isinstance(based_on, int)):
+        raise HTTPException(400, "based_on is the version that you began from, 0 for none")
+    asked["based_on"] = based_on
+    label_info = params.get("label_info")
+    if label_info is not None and not (
+        isinstance(label_info, list) and all(isinstance(row, dict) for row in label_info)
+    ):
+        raise HTTPException(400, "label_info is a list of objects {name, idx}")
+    asked["label_info"] = label_info
+    return asked
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise HTTPException(507, "The server's disk is full; nothing was stored") from error
+        raise

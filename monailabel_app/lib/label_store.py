@@ -1,0 +1,187 @@
+"""What the radiologists said: every submission kept, none ever overwritten.
+
+The layout on disk is described in `ftmtl.datasets.labels`, which reads it; this writes it. A
+submission's record is written last and in one step: until then it does not exist, from then on it
+is on the disk, whatever happens to the process. A number is given once, under one lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ftmtl.datasets.labels import (
+    FINAL,
+    LABEL_SUFFIX,
+    LabelVersion,
+    current,
+    image_folder,
+    read_versions,
+)
+
+from .files import copy_file, write_json
+from .models import now, sha256_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A label that passed every check: what is to be kept of it."""
+
+    image: dict[str, Any]  # ImageInfo, with path and pixel_aspect
+    tag: str
+    sent: Path  # the file as it came
+    label: Path | None  # the label file made of it, where what came was something else
+    model: dict[str, Any] | None
+    findings: dict[str, int]
+    annotator: str | None = None
+    submission_id: str | None = None
+    based_on: int | None = None
+
+
+class LabelStore:
+    """The labels below one folder; safe between threads and processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / ".lock")
+        self._guard = threading.Lock()
+        self._current: dict[tuple[str, str], LabelVersion] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Reads all labels from disk again."""
+        found: dict[tuple[str, str], LabelVersion] = {}
+        for folder in self.folder.glob("*/*/"):
+            version = current(read_versions(folder))
+            if version is not None:
+                found[version.image["id"], version.tag] = version
+        with self._guard:
+            self._current = found
+
+    def any(self) -> bool:
+        """Whether anything was ever submitted, withdrawn or not."""
+        return next(self.folder.glob("*/*/[0-9]*.json"), None) is not None
+
+    def current(self, image_id: str, tag: str = FINAL) -> LabelVersion | None:
+        """The submission that speaks for an image; constant-time."""
+        return self._current.get((image_id, tag))
+
+    def labelled(self, tag: str = FINAL) -> list[str]:
+        """The ids of the images that have a label."""
+        with self._guard:
+            return [image for image, t in self._current if t == tag]
+
+    def counts(self) -> dict[str, int]:
+        """How many images have a label, by tag."""
+        counts: dict[str, int] = {}
+        with self._guard:
+            for _, tag in self._current:
+                counts[tag] = counts.get(tag, 0) + 1
+        return counts
+
+    def tags(self, image_id: str) -> list[str]:
+        """The tags under which an image has a label."""
+        with self._guard:
+            return [tag for image, tag in self._current if image == image_id]
+
+    def versions(self, image_id: str, tag: str) -> list[LabelVersion]:
+        """Every submission for an image, oldest first."""
+        return read_versions(self._place(image_id, tag))
+
+    def file(self, version: LabelVersion) -> Path:
+        """The label file of a submission."""
+        return self._place(version.image["id"], version.tag) / str(version.file)
+
+    def submit(
+        self, submission: Submission, *, first: Callable[[], None] | None = None
+    ) -> LabelVersion:
+        """Keeps a submission; `standing` of the answer says whether it speaks for the image.
+
+        A repeated `submission_id` changes nothing and gets the first answer again. One that was
+        based on anything but the present version is kept as a conflict. `first` is called under
+        the lock before anything is written. Raises OSError where the disk is full.
+        """
+        image_id, tag = str(submission.image["id"]), submission.tag
+        folder = self._place(image_id, tag)
+        with self._lock:
+            earlier = read_versions(folder)
+            for version in earlier:
+                if submission.submission_id and version.submission_id == submission.submission_id:
+                    return version
+            present = current(earlier)
+            stale = submission.based_on is not None and submission.based_on != (
+                present.version if present else 0
+            )
+            if first is not None:
+                first()
+            number = self._number(folder)
+            stem = f"{number:04d}"
+            source = None
+            copy_file(submission.label or submission.sent, folder / (stem + LABEL_SUFFIX))
+            if submission.label is not None:
+                source = f"{stem}.sent{''.join(submission.sent.suffixes[-2:])}"
+                copy_file(submission.sent, folder / source)
+            version = LabelVersion(
+                version=number,
+                image=submission.image,
+                tag=tag,
+                standing="conflict" if stale else "label",
+                time=now(),
+                annotator=submission.annotator,
+                file=stem + LABEL_SUFFIX,
+                sha256=sha256_of(submission.sent),
+                model=submission.model,
+                findings=submission.findings,
+                submission_id=submission.submission_id,
+                based_on=submission.based_on,
+                source=source,
+            )
+            self._record(folder, version)
+        return version
+
+    def withdraw(self, image_id: str, tag: str, *, annotator: str | None = None) -> LabelVersion:
+        """Takes an image's label back; its versions stay. Raises LookupError without a label."""
+        folder = self._place(image_id, tag)
+        with self._lock:
+            present = current(read_versions(folder))
+            if present is None:
+                raise LookupError(f"{image_id} has no label {tag!r}")
+            version = replace(
+                LabelVersion(
+                    version=self._number(folder),
+                    image=present.image,
+                    tag=tag,
+                    standing="withdrawal",
+                    time=now(),
+                    annotator=annotator,
+                ),
+                based_on=present.version,
+            )
+            self._record(folder, version)
+        return version
+
+    def _place(self, image_id: str, tag: str) -> Path:
+        return image_folder(self.folder, image_id) / tag
+
+    def _number(self, folder: Path) -> int:
+        # Also past the remains of a submission that was cut off before its record was written.
+        folder.mkdir(parents=True, exist_ok=True)
+        stems = (f.name.split(".")[0] for f in folder.iterdir())
+        taken = [int(stem) for stem in stems if stem.isdigit()]
+        return 1 + max(taken, default=0)
+
+    def _record(self, folder: Path, version: LabelVersion) -> None:
+        write_json(folder / f"{version.version:04d}.json", version.to_json())
+        key = (str(version.image["id"]), version.tag)
+        speaks = current(read_versions(folder))
+        with self._guard:
+            if speaks is None:
+                self._current.pop(key, None)
+            else:
+                self._current[key] = speaks

@@ -1,0 +1,182 @@
+"""The versions of the model: kept for ever, one in service, changed over in one step.
+
+    models/ft_mtl_net/0002.safetensors    weights, never changed
+    models/ft_mtl_net/0002.json           where they come from and how they were judged
+    models/ft_mtl_net/current.json        which version is in service, and what was before
+
+Readers look at `current.json` alone; it is replaced in one step, so that nobody ever loads a
+half-written file. A version exists from the moment its `.json` is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from .files import copy_file, write_json
+
+MODEL = "ft_mtl_net"
+
+
+class UnknownVersion(LookupError):
+    """A version that the registry does not hold; names the ones it does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion:
+    """One set of weights. `version` is "1", "2", …; `origin` says who made it."""
+
+    version: str
+    file: str
+    sha256: str
+    origin: str  # "starter" | "given" | "training"
+    time: str
+    parent: str | None = None
+    verdict: str | None = None  # the gate's: "better" | "not worse" | "worse" | "not judged"
+    details: dict[str, Any] = field(default_factory=dict)  # figures, settings, counts
+
+    def to_json(self) -> dict[str, Any]:
+        """As written to disk and shown in `/info/`."""
+        return asdict(self)
+
+
+class ModelRegistry:
+    """The versions in one folder; safe between threads and processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / ".lock")
+        self._shelf: _Shelf | None = None
+
+    def path(self, version: ModelVersion) -> Path:
+        """The weights file of a version."""
+        return self.folder / version.file
+
+    def versions(self) -> list[ModelVersion]:
+        """All versions, oldest first. Constant-time unless something was added."""
+        return list(self._look().versions)
+
+    def get(self, version: str) -> ModelVersion:
+        """The version of that name. Raises UnknownVersion."""
+        known = {v.version: v for v in self._look().versions}
+        if version not in known:
+            names = ", ".join(known) or "none"
+            raise UnknownVersion(f"There is no version {version!r} of {MODEL}. Versions: {names}")
+        return known[version]
+
+    def current(self) -> ModelVersion | None:
+        """The version in service; None before the first publication."""
+        pointer = self._look().pointer
+        return None if pointer is None else self.get(pointer["version"])
+
+    def publications(self) -> list[dict[str, Any]]:
+        """Which version went into service when, oldest first: {version, time, reason}."""
+        pointer = self._look().pointer
+        return [] if pointer is None else list(pointer["publications"])
+
+    def add(
+        self,
+        weights: Path,
+        *,
+        origin: str,
+        parent: str | None = None,
+        verdict: str | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> ModelVersion:
+        """Copies a weights file in as a new version; it is not in service yet."""
+        with self._lock:
+            number = 1 + max((int(v.version) for v in self.versions()), default=0)
+            file = self.folder / f"{number:04d}.safetensors"
+            copy_file(weights, file)
+            version = ModelVersion(
+                version=str(number),
+                file=file.name,
+                sha256=sha256_of(file),
+                origin=origin,
+                time=now(),
+                parent=parent,
+                verdict=verdict,
+                details=details or {},
+            )
+            write_json(self.folder / f"{number:04d}.json", version.to_json())
+        return version
+
+    def publish(self, version: str, *, reason: str) -> ModelVersion:
+        """Takes a version into service. Raises UnknownVersion."""
+        with self._lock:
+            chosen = self.get(version)
+            before = self.publications()
+            write_json(
+                self.folder / "current.json",
+                {
+                    "version": chosen.version,
+                    "file": chosen.file,
+                    "sha256": chosen.sha256,
+                    "publications": [
+                        *before,
+                        {"version": chosen.version, "time": now(), "reason": reason},
+                    ],
+                },
+            )
+        return chosen
+
+    def begin_with(self, weights: Path, *, origin: str) -> ModelVersion:
+        """Sees to it that `weights` are known and that something is in service.
+
+        Weights never seen before are published; the same weights again change nothing, so that a
+        restart does not undo what training has published since.
+        """
+        with self._lock:
+            digest = sha256_of(weights)
+            if all(v.sha256 != digest for v in self.versions()):
+                self.publish(self.add(weights, origin=origin).version, reason=origin)
+            current = self.current()
+            if current is None:
+                known = next(v for v in self.versions() if v.sha256 == digest)
+                current = self.publish(known.version, reason=origin)
+            return current
+
+    def _look(self) -> _Shelf:
+        # A new version or pointer comes by a rename, which changes the folder's own time. That
+        # clock ticks slowly: what was changed just now is not trusted to show the next change.
+        changed = self.folder.stat().st_mtime_ns
+        shelf = self._shelf
+        if shelf is None or shelf.changed != changed:
+            shelf = _Shelf.read(self.folder, changed)
+            self._shelf = shelf if time.time_ns() - changed > 100_000_000 else None
+        return shelf
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    changed: int
+    versions: list[ModelVersion]
+    pointer: dict[str, Any] | None
+
+    @classmethod
+    def read(cls, folder: Path, changed: int) -> _Shelf:
+        rows = [json.loads(file.read_text("utf-8")) for file in folder.glob("[0-9]*.json")]
+        versions = sorted((ModelVersion(**row) for row in rows), key=lambda v: int(v.version))
+        pointer = folder / "current.json"
+        return cls(
+            changed, versions, json.loads(pointer.read_text("utf-8")) if pointer.exists() else None
+        )
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def now() -> str:
+    """The time in UTC, to the millisecond, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

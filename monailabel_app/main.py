@@ -1,0 +1,183 @@
+"""The MONAI Label app: FT-MTL-Net and its parts, wired together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.utils.sessions import Sessions
+
+from ftmtl.weights_file import STARTER_WEIGHTS
+from monailabel_app.lib.datastore import MammogramStore
+from monailabel_app.lib.files import copy_file
+from monailabel_app.lib.infer import FindMasses
+from monailabel_app.lib.models import MODEL, ModelRegistry, UnknownVersion
+from monailabel_app.lib.strategies import strategies
+from monailabel_app.lib.train import LearnFromLabels, TrainingRequest, die_with_parent
+
+logger = logging.getLogger(__name__)
+LEFTOVER_SECONDS = 3600
+
+
+class MyApp(MONAILabelApp):  # type: ignore[misc]
+    """FT-MTL-Net for breast masses.
+
+    `--conf workspace DIR` holds labels, models and the key (beside the studies unless given),
+    `--conf device` is auto, cpu, cuda or cuda:N, `--conf weights` the weights to begin with.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        self.is_child = _main_module() == "monailabel.interfaces.utils.app"
+        if self.is_child:
+            die_with_parent()
+        if studies.startswith(("http://", "https://")):
+            raise SystemExit("Studies are read from a folder; DICOMweb is not served yet")
+        folder = conf.get("workspace") or f"{studies.rstrip(os.sep)}-workspace"
+        self.workspace = Path(folder).resolve()
+        self.workspace.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.device = conf.get("device") or "auto"
+        # Uploads come as files in the temporary folder. In one of our own they can be told from
+        # every other path that a request may name, and none is left behind.
+        self.uploads = self.workspace / "tmp"
+        self.uploads.mkdir(exist_ok=True, mode=0o700)
+        tempfile.tempdir = str(self.uploads)
+        self.registry = ModelRegistry(self.workspace / "models" / MODEL)
+        if not self.is_child:
+            self._begin_with(conf.get("weights"))
+        super().__init__(
+            app_dir,
+            studies,
+            conf,
+            name="FT-MTL-Net",
+            description="Masses in mammograms: found, outlined and judged benign or malignant",
+            version="1",
+        )
+        self._auto_update_scoring = False
+
+    def init_datastore(self) -> MammogramStore:
+        """The studies and the labels."""
+        return MammogramStore(Path(self.studies), self.workspace)
+
+    def init_infers(self) -> dict[str, FindMasses]:
+        """The one model."""
+        return {MODEL: FindMasses(self.registry, self._datastore.key, device=self.device)}
+
+    def init_trainers(self) -> dict[str, LearnFromLabels]:
+        """Its training."""
+        folder = self.workspace / "training"
+        return {MODEL: LearnFromLabels(self.registry, folder, device=self.device)}
+
+    def init_strategies(self) -> dict[str, Any]:
+        """What to read next."""
+        return dict(strategies())
+
+    def on_init_complete(self) -> None:
+        """Clears what an earlier server left and warms the model up."""
+        super().on_init_complete()
+        for leftover in self.uploads.iterdir():
+            age = time.time() - leftover.stat().st_mtime
+            if age > LEFTOVER_SECONDS and leftover.name != "sessions":
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        began = time.monotonic()
+        self._infers[MODEL].warm_up()
+        logger.info("The model is warm after %.1f s", time.monotonic() - began)
+
+    def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """The findings in one image; MONAI Label deletes the file after its reply."""
+        task = self._infers.get(request.get("model"))
+        if task is None:
+            raise HTTPException(404, f"There is no model {request.get('model')!r}, only {MODEL}")
+        store = datastore or self._datastore
+        image, known = request.get("image"), True
+        if isinstance(image, str) and self._was_uploaded(image):
+            path, root, known = image, str(Path(image).parent), False
+        else:
+            path = store.get_image_uri(image)
+            root = str(store.catalogue.roots[store.entry(image).root])
+        file, document = task({**request, "image": path, "root": root})
+        label = file
+        if file and known and request.get("save_label") in (True, "true"):
+            tag = request.get("label_tag") or DefaultLabelTag.ORIGINAL.value
+            label = store.save_label(image, file, tag, {})
+        return {"label": label, "tag": DefaultLabelTag.ORIGINAL, "file": file, "params": document}
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The next image to read, without the server's path to it."""
+        strategy = request.get("strategy")
+        task = self._strategies.get(strategy)
+        if task is None:
+            names = ", ".join(self._strategies)
+            raise HTTPException(404, f"There is no strategy {strategy!r}. Strategies: {names}")
+        return dict(task(request, self._datastore) or {})
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        """What goes into the reply to a submission."""
+        return dict(self._datastore.acknowledgement())
+
+    def bring_back(self, model: str, version: str) -> dict[str, Any]:
+        """Takes a version into service; 404 for one that is not there."""
+        self._need_model(model)
+        try:
+            chosen = self.registry.publish(version, reason="asked for")
+        except UnknownVersion as error:
+            raise HTTPException(404, str(error)) from error
+        return dict(chosen.to_json())
+
+    def check_training(self, model: str, settings: dict[str, Any]) -> None:
+        """404 or 400 for a training that could not begin."""
+        self._need_model(model)
+        TrainingRequest.of(settings, device=self.device)
+        if not self._datastore.get_labeled_images():
+            raise HTTPException(409, "There is no label to learn from yet")
+
+    def bundle_path(self, model: str | None) -> None:
+        """None; MONAI Label asks for it before any task starts, so a wrong name ends here."""
+        if model is not None:
+            self._need_model(model)
+
+    def model_file(self, model: str, validate: bool = True) -> str | None:
+        """A copy of the weights in service: the file itself is not for others to change."""
+        self._need_model(model)
+        if not validate:
+            raise HTTPException(403, "Weights come into service through training or /versions")
+        current = self.registry.current()
+        if current is None:
+            return None
+        copy = self.uploads / f"{MODEL}-{current.sha256[:16]}.safetensors"
+        if not copy.exists():
+            copy_file(self.registry.path(current), copy)
+        return str(copy)
+
+    def _begin_with(self, given: str | None) -> None:
+        weights = Path(given or STARTER_WEIGHTS)
+        if weights.is_file():
+            self.registry.begin_with(weights, origin="given" if given else "starter")
+        elif given or self.registry.current() is None:
+            raise SystemExit(f"{weights}: there are no such weights. Train, or give others")
+
+    def _need_model(self, model: str) -> None:
+        if model != MODEL:
+            raise HTTPException(404, f"There is no model {model!r}, only {MODEL}")
+
+    def _was_uploaded(self, image: str) -> bool:
+        path = Path(os.path.realpath(image))
+        return path.is_relative_to(self.uploads) and path.is_file()
+
+    def _load_sessions(self, load: bool = False) -> Sessions | None:
+        folder = self.uploads / "sessions"
+        folder.mkdir(exist_ok=True)
+        return Sessions(str(folder)) if load else None
+
+
+def _main_module() -> str | None:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec.name if spec else None

@@ -1,0 +1,33 @@
+"""What several tests stand on: the real sample mammograms and a network nobody trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ftmtl.config import RECOMMENDED
+from ftmtl.network.model import build
+from ftmtl.samples import prepare_samples
+from ftmtl.weights_file import save_weights
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the eight sample DICOMs. Read only."""
+    folder = tmp_path_factory.mktemp("samples")
+    prepare_samples(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a small network straight from its random start: it sees masses all over."""
+    torch.manual_seed(5)
+    network = replace(RECOMMENDED.network, canvas=(320, 192), proposals_infer=20, init_std=1e-4)
+    preset = replace(RECOMMENDED, network=network)
+    file = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    save_weights(file, build(network), preset=preset, metadata={"version": "untrained"})
+    return file

@@ -1,0 +1,122 @@
+"""A real server process on loopback, with weights made for the test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+import torch
+
+from ftmtl.config import RECOMMENDED
+from ftmtl.network.model import build
+from ftmtl.weights_file import save_weights
+
+APP = Path(__file__).resolve().parent.parent / "monailabel_app"
+
+
+def random_weights(file: Path) -> Path:
+    """Untrained weights that behave: every layer's output is of the order of one."""
+    torch.manual_seed(3)
+    network = build(RECOMMENDED.network, frozen_backbone=RECOMMENDED.training.frozen_backbone)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:  # takes the statistics of one canvas of noise for its own
+        norm.momentum = 1.0
+        norm.train()
+    height, width = RECOMMENDED.network.canvas
+    with torch.no_grad():
+        network.backbone(torch.rand(1, 1, height, width), torch.ones(1, height, width).bool())
+        for last in (network.rpn.deltas, network.detection.deltas, network.classification.classes):
+            last.weight.mul_(0.02)  # boxes near their anchors, classes near a third each
+    save_weights(file, network, preset=RECOMMENDED, metadata={})
+    return file
+
+
+@dataclass
+class Server:
+    """A running server."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+    seconds_to_start: float
+
+    def get(self, path: str, **query: Any) -> requests.Response:
+        return requests.get(self.url + path, params=query, timeout=300)
+
+    def post(self, path: str, **keywords: Any) -> requests.Response:
+        return requests.post(self.url + path, timeout=300, **keywords)
+
+    def put(self, path: str, **keywords: Any) -> requests.Response:
+        return requests.put(self.url + path, timeout=300, **keywords)
+
+    def delete(self, path: str, **keywords: Any) -> requests.Response:
+        return requests.delete(self.url + path, timeout=300, **keywords)
+
+    def peak_megabytes(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = (row for row in status.splitlines() if row.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+
+    def children(self) -> list[psutil.Process]:
+        return list(psutil.Process(self.process.pid).children(recursive=True))
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def serve(
+    folder: Path, studies: Path, *, workspace: Path, weights: Path, stock: bool = False
+) -> Iterator[Server]:
+    """Starts `ftmtl-serve`, or MONAI Label's own server, and waits until it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    if stock:
+        command = ["-m", "monailabel.main", "start_server", "--app", APP, "--studies", studies]
+        command += ["--conf", "workspace", workspace, "--conf", "weights", weights]
+        command += ["--conf", "device", "cpu", "--host", "127.0.0.1", "--port", port]
+    else:
+        command = ["-m", "monailabel_app.serve", "--studies", studies, "--workspace", workspace]
+        command += ["--weights", weights, "--device", "cpu", "--port", port]
+    log = folder / f"server-{port}.log"
+    environment = {**os.environ, "PYTHONPATH": str(APP.parent)}
+    began = time.monotonic()
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=folder,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            with contextlib.suppress(requests.ConnectionError):
+                requests.get(f"{url}/info/", timeout=60)
+                break
+            assert process.poll() is None, log.read_text()[-4000:]
+            assert time.monotonic() - began < 180, log.read_text()[-4000:]
+            time.sleep(0.1)
+        yield Server(process, url, log, time.monotonic() - began)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

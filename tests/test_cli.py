@@ -1,0 +1,122 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from ftmtl.cli import main
+from ftmtl.findings import Findings
+from ftmtl.predict import Predictor
+
+
+def test_help_comes_without_loading_torch() -> None:
+    code = ("import sys, ftmtl.cli\n"
+            "try: ftmtl.cli.main(['--help'])\n"
+            "except SystemExit: pass\n"
+            "print('torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "predict" in done.stdout and done.stdout.strip().endswith("False")
+
+
+def test_a_folder_is_read_past_a_bad_file(
+    samples: Path, untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = tmp_path / "studies" / "below"
+    studies.mkdir(parents=True)
+    for name in ("P_00820_L_CC.dcm", "P_00820_L_MLO.dcm", "P_00173_R_CC.dcm"):
+        shutil.copy(samples / name, studies)
+    (studies / "broken.dcm").write_bytes((samples / "P_00173_L_CC.dcm").read_bytes()[:5000])
+    out = tmp_path / "out"
+    assert main(["predict", str(tmp_path / "studies"), "--weights", str(untrained),
+                 "--out", str(out), "--device", "cpu"]) == 0
+    assert "broken.dcm" in capsys.readouterr().err
+    assert "broken.dcm" in (out / "refused.txt").read_text()
+
+    patients = json.loads((out / "patients.json").read_text())
+    documents = [Findings.from_json(json.loads(file.read_text()))
+                 for file in out.glob("*.json") if file.name != "patients.json"]
+    assert len(documents) == 3 and len(patients) == 2
+    for key, patient in patients.items():
+        own = [d for d in documents if d.image.patient_key == key]
+        assert patient["malignancy"] == max(d.verdict.malignancy for d in own)
+        assert set(patient["images"]) == {d.image.id for d in own}
+    assert "P_00820" not in (out / "patients.json").read_text()
+    for document in documents:
+        picture = np.asarray(Image.open(out / f"{document.image.id}.png"))
+        assert picture.shape[0] == 1400 + 2 * 64
+
+
+def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
+    untrained: Path, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    images, annotations = [], []
+    for number in (1, 2, 3, 4):
+        pixels = np.zeros((300, 200), np.uint8)
+        pixels[20:280, :150] = random.integers(60, 120, (260, 150))
+        pixels[100:140, 50:90] = 250
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 200, "height": 300,
+                       "patient_id": f"P{number}"})
+        annotations.append({"id": number, "image_id": number, "bbox": [50, 100, 40, 40],
+                            "area": 1600, "iscrowd": 0, "category_id": 1 + number % 2})
+    categories = [{"id": 1, "name": "benign"}, {"id": 2, "name": "malignant"}]
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps(
+        {"images": images, "annotations": annotations, "categories": categories}
+    ))
+    predictions = tmp_path / "predictions.json"
+    assert main(["predict", "--coco", str(predictions), "--data", str(truth),
+                 "--weights", str(untrained), "--device", "cpu"]) == 0
+    results = json.loads(predictions.read_text())
+    coco = COCO(str(truth)).loadRes(str(predictions))
+    assert len(results) == len(coco.anns) > 4
+    for result, annotation in zip(results, coco.anns.values(), strict=True):
+        assert result["score"] == pytest.approx(1 - result["scores"][0])
+        if "segmentation" in result:
+            mask = coco.annToMask(annotation)
+            assert mask.shape == (300, 200) and mask.any()
+    assert main(["evaluate", "--truth", str(truth), "--predictions", str(predictions),
+                 "--out", str(tmp_path / "report")]) == 0
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert metrics["images"] == metrics["masses"] == 4
+    assert (tmp_path / "report" / "report.html").exists()
+
+    # Calibration needs masses that were found: let the first prediction of each image be one.
+    first = {result["image_id"]: result["bbox"] for result in reversed(results)}
+    for annotation in annotations:
+        annotation["bbox"] = first[annotation["image_id"]]
+    truth.write_text(json.dumps(
+        {"images": images, "annotations": annotations, "categories": categories}
+    ))
+    calibrated = tmp_path / "calibrated.safetensors"
+    assert main(["calibrate", "--weights", str(untrained), "--data", str(truth),
+                 "--out", str(calibrated), "--device", "cpu"]) == 0
+    predictor = Predictor.load(calibrated, device="cpu")
+    assert predictor.temperature != 1
+    assert predictor.default_threshold == predictor.metadata["operating_points"]["1"]
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["predict", "x", "--out", "y", "--weights", "nowhere.safetensors"], "nowhere.safetensors"),
+    (["predict", "x"], "--out"),
+    (["train", "--data", "nowhere.json", "--out", "run"], "nowhere.json"),
+    (["evaluate", "--truth", "nowhere.json", "--predictions", "p", "--out", "r"], "nowhere.json"),
+])
+def test_a_mistake_is_one_sentence(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert words in message and "Traceback" not in message and message.count("\n") == 1

@@ -1,0 +1,376 @@
+"""Images and labels on disk: nothing acknowledged is lost, nothing outside is touched."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nrrd
+import numpy as np
+import pydicom
+import pytest
+from fastapi import HTTPException
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from ftmtl.datasets.labels import read_labels
+from ftmtl.findings import Finding, Findings, ImageInfo, Verdict, encode_rle
+from ftmtl.label_file import read_label_file, write_label_file
+from monailabel_app.lib.datastore import MammogramStore
+
+WIDTH, HEIGHT = 96, 128
+
+
+def write_dicom(path: Path, uid: str, patient: str = "Jane^0815", **tags: Any) -> Path:
+    """A small mammogram: a bright half disc at the left border."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    pixels = np.where((x / 70) ** 2 + ((y - 64) / 60) ** 2 < 1, 1000 + 5 * x + 3 * y, 0)
+    image = Dataset()
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.2"
+    image.file_meta.MediaStorageSOPInstanceUID = uid
+    image.is_little_endian, image.is_implicit_VR = True, False
+    values = {
+        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2",
+        "SOPInstanceUID": uid,
+        "StudyInstanceUID": f"1.2.3.{abs(hash(patient)) % 999}",
+        "PatientID": patient,
+        "PatientName": patient,
+        "Modality": "MG",
+        "ImageLaterality": "L",
+        "ViewPosition": "CC",
+        "PresentationIntentType": "FOR PRESENTATION",
+        "ImagerPixelSpacing": [0.1, 0.1],
+        "Rows": HEIGHT,
+        "Columns": WIDTH,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 12,
+        "HighBit": 11,
+        "PixelRepresentation": 0,
+        "PixelData": pixels.astype("<u2").tobytes(),
+    }
+    for name, value in (values | tags).items():
+        setattr(image, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pydicom.dcmwrite(path, image, write_like_original=False)
+    return path
+
+
+def write_label(path: Path, image: ImageInfo, *labels: str) -> Path:
+    """Our label file: one annotated square a label."""
+    findings = []
+    for number, label in enumerate(labels):
+        mask = np.zeros((image.height, image.width), bool)
+        mask[20 + 30 * number : 40 + 30 * number, 10:30] = True
+        findings.append(
+            Finding(
+                id=f"f{number}",
+                label=label,  # type: ignore[arg-type]
+                bbox=(10, 20 + 30 * number, 20, 20),
+                segmentation=encode_rle(mask),
+                mask_source="annotated",
+                source="annotator",
+                status="added",
+            )
+        )
+    verdict = Verdict.of(findings, how="test")
+    document = Findings(image=image, model=None, findings=tuple(findings), verdict=verdict)
+    write_label_file(path, document)
+    return path
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    folder = tmp_path / "studies"
+    write_dicom(folder / "a" / "one.dcm", "1.2.840.1")
+    write_dicom(folder / "a" / "b" / "1.2.840.99", "1.2.840.2")  # as a PACS exports it
+    write_dicom(folder / "THREE.DCM", "1.2.840.3", patient="Joan^4711")
+    return folder
+
+
+@pytest.fixture
+def store(studies: Path, tmp_path: Path) -> Iterator[MammogramStore]:
+    (tmp_path / "workspace").mkdir()
+    yield MammogramStore(studies, tmp_path / "workspace")
+
+
+def again(store: MammogramStore) -> MammogramStore:
+    """The store as the next start of the server finds it."""
+    return MammogramStore(store.studies, store.workspace)
+
+
+def refusal(status: int, call: Any, *arguments: Any) -> str:
+    with pytest.raises(HTTPException) as caught:
+        call(*arguments)
+    assert caught.value.status_code == status, caught.value.detail
+    return str(caught.value.detail)
+
+
+def test_studies_are_found_as_they_come(store: MammogramStore, studies: Path) -> None:
+    for name in ("._one.dcm", "DICOMDIR", "notes.txt"):
+        shutil.copy(studies / "a" / "one.dcm", studies / name)
+    shutil.copy(studies / "a" / "one.dcm", studies / "copy.dcm")
+    write_dicom(studies / "raw.dcm", "1.2.840.4", PresentationIntentType="FOR PROCESSING")
+    (studies / "broken.dcm").write_bytes((studies / "a" / "one.dcm").read_bytes()[:2000])
+    store.refresh()
+    # In the order of their paths; of two copies the first.
+    assert store.list_images() == ["1.2.840.3", "1.2.840.2", "1.2.840.1"]
+    reasons = {row["file"]: row["reason"] for row in store.json()["left_out"]}
+    assert set(reasons) == {"copy.dcm", "raw.dcm", "broken.dcm"}
+    assert "a/one.dcm" in reasons["copy.dcm"]
+    assert "FOR PROCESSING" in reasons["raw.dcm"]
+    assert all(str(studies) not in reason for reason in reasons.values())
+    assert Path(store.get_image_uri("1.2.840.2")) == studies / "a" / "b" / "1.2.840.99"
+    info = store.get_image_info("1.2.840.3")
+    assert (info["width"], info["height"], info["laterality"], info["view"]) == (96, 128, "L", "CC")
+    assert info["state"] == "unlabelled"
+    assert info["name"] == "1.2.840.3.dcm"
+
+
+def test_no_name_or_raw_id_is_kept_or_told(store: MammogramStore) -> None:
+    told = json.dumps(store.json()) + json.dumps(store.get_image_info("1.2.840.1"))
+    kept = "".join(f.read_text() for f in store.workspace.rglob("*.json"))
+    for secret in ("Jane", "0815", "Joan", "4711"):
+        assert secret not in told + kept
+    keys = {i: store.get_image_info(i)["patient_key"] for i in store.list_images()}
+    assert keys["1.2.840.1"] == keys["1.2.840.2"] != keys["1.2.840.3"]
+
+
+def test_a_second_start_reads_no_header_again(
+    store: MammogramStore, studies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MammogramStore, "describe", lambda *_: pytest.fail("read again"))
+    before = store.list_images()
+    assert again(store).list_images() == before
+    monkeypatch.undo()
+    (store.workspace / "images.json").write_text("{ half a fi")
+    (studies / "a" / "one.dcm").unlink()
+    assert set(again(store).list_images()) == set(before) - {"1.2.840.1"}
+
+
+@pytest.mark.parametrize(
+    "bad", ["/etc/passwd", "../one.dcm", "a/one.dcm", "..", "1.2.840.7", "a\0b"]
+)
+def test_only_ids_of_the_list_open_a_file(store: MammogramStore, bad: str) -> None:
+    refusal(400 if "\0" in bad else 404, store.get_image_uri, bad)
+
+
+def test_every_submission_is_a_version(store: MammogramStore, tmp_path: Path) -> None:
+    image = store.image_info("1.2.840.1")
+    sent = write_label(tmp_path / "x.seg.nrrd", image, "benign")
+    store.save_label("1.2.840.1", str(sent), "final", {"client_id": "ann", "based_on": 0})
+    first = store.acknowledgement()
+    second_file = write_label(tmp_path / "y.seg.nrrd", image, "malignant", "benign")
+    store.save_label("1.2.840.1", str(second_file), "final", {"client_id": "bob", "based_on": 1})
+    assert (first["version"], store.acknowledgement()["version"]) == (1, 2)
+
+    later = again(store)
+    assert Path(later.get_label_uri("1.2.840.1", "final")).read_bytes() == second_file.read_bytes()
+    assert Path(later.get_label_uri("1.2.840.1@1", "final")).read_bytes() == sent.read_bytes()
+    info = later.get_label_info("1.2.840.1", "final")
+    assert info["current"] == 2
+    assert [v["annotator"] for v in info["versions"]] == ["ann", "bob"]
+    assert info["versions"][1]["findings"] == {"malignant": 1, "benign": 1}
+    assert later.get_image_info("1.2.840.1")["annotator"] == "bob"
+    assert later.get_labeled_images() == ["1.2.840.1"]
+    assert later.status()["label_tags"] == {"final": 1}
+
+
+def test_a_repeated_submission_does_nothing(store: MammogramStore, tmp_path: Path) -> None:
+    sent = write_label(tmp_path / "x.seg.nrrd", store.image_info("1.2.840.1"), "benign")
+    for _ in range(3):
+        store.save_label("1.2.840.1", str(sent), "final", {"submission_id": "s-1", "based_on": 0})
+        assert store.acknowledgement()["version"] == 1
+    assert len(store.get_label_info("1.2.840.1", "final")["versions"]) == 1
+
+
+def test_a_stale_submission_is_refused_and_both_are_kept(
+    store: MammogramStore, tmp_path: Path
+) -> None:
+    image = store.image_info("1.2.840.1")
+    ann = write_label(tmp_path / "ann.seg.nrrd", image, "benign")
+    bob = write_label(tmp_path / "bob.seg.nrrd", image, "malignant")
+    store.save_label("1.2.840.1", str(ann), "final", {"client_id": "ann", "based_on": 0})
+    with pytest.raises(HTTPException) as caught:
+        store.save_label("1.2.840.1", str(bob), "final", {"client_id": "bob", "based_on": 0})
+    detail: Any = caught.value.detail
+    assert caught.value.status_code == 409
+    assert (detail["kept_as"], detail["current"], detail["annotator"]) == (2, 1, "ann")
+    later = again(store)
+    assert Path(later.get_label_uri("1.2.840.1", "final")).read_bytes() == ann.read_bytes()
+    assert Path(later.get_label_uri("1.2.840.1@2", "final")).read_bytes() == bob.read_bytes()
+
+
+def test_a_withdrawn_label_is_gone_and_kept(store: MammogramStore, tmp_path: Path) -> None:
+    image = store.image_info("1.2.840.1")
+    for label in ("benign", "malignant"):
+        sent = write_label(tmp_path / "x.seg.nrrd", image, label)
+        store.save_label("1.2.840.1", str(sent), "final", {})
+    store.remove_label("1.2.840.1", "final")
+    later = again(store)
+    assert later.get_labeled_images() == [], "the first must not rise from the dead"
+    refusal(404, later.get_label_uri, "1.2.840.1", "final")
+    refusal(404, later.remove_label, "1.2.840.1", "final")
+    assert Path(later.get_label_uri("1.2.840.1@2", "final")).is_file()
+    later.save_label("1.2.840.1", str(sent), "final", {"based_on": 0})
+    assert later.acknowledgement()["version"] == 4
+
+
+def test_a_stock_label_map_becomes_a_label_file(store: MammogramStore, tmp_path: Path) -> None:
+    pixels = np.zeros((WIDTH, HEIGHT, 1), np.uint8)
+    pixels[10:20, 30:50, 0] = 1
+    sent = tmp_path / "map.nrrd"
+    nrrd.write(str(sent), pixels)
+    # The stock plugin numbers by position: here value 1 is malignant.
+    params = {"label_info": [{"name": "malignant", "idx": 1}]}
+    store.save_label("1.2.840.1", str(sent), "final", params)
+    kept = Path(again(store).get_label_uri("1.2.840.1", "final"))
+    assert kept.name == "0001.seg.nrrd"
+    (finding,) = read_label_file(kept, image=store.image_info("1.2.840.1")).findings
+    assert (finding.label, finding.bbox) == ("malignant", (10, 30, 10, 20))
+    assert (kept.parent / "0001.sent.nrrd").read_bytes() == sent.read_bytes()
+
+
+def test_what_is_no_label_is_refused_and_leaves_nothing(
+    store: MammogramStore, tmp_path: Path
+) -> None:
+    image = store.image_info("1.2.840.1")
+    good = write_label(tmp_path / "good.seg.nrrd", image, "benign")
+    other = write_label(tmp_path / "other.seg.nrrd", store.image_info("1.2.840.2"), "benign")
+    small = ImageInfo(id=image.id, width=64, height=64)
+    wrong = write_label(tmp_path / "wrong.seg.nrrd", small, "benign")
+    bad = {"empty": b"", "text": b"no label", "half": good.read_bytes()[: good.stat().st_size // 2]}
+    for name, content in bad.items():
+        (tmp_path / f"{name}.seg.nrrd").write_bytes(content)
+    for file in (*(tmp_path / f"{name}.seg.nrrd" for name in bad), other, wrong):
+        detail = refusal(422, store.save_label, "1.2.840.1", str(file), "final", {})
+        assert str(tmp_path) not in detail
+    for tag in ("../../x", "", "a b", "x" * 33, ".", None):
+        refusal(400, store.save_label, "1.2.840.1", str(good), tag, {})
+    for params in ([1], {"based_on": "1"}, {"client_id": "a\nb"}, {"label_info": "malignant"}):
+        refusal(400, store.save_label, "1.2.840.1", str(good), "final", params)
+    refusal(404, store.save_label, "../evil", str(good), "final", {})
+    assert store.get_labeled_images() == []
+    assert [f.name for f in (store.workspace / "labels").rglob("*") if f.name != ".lock"] == []
+
+
+def test_uploads_are_read_before_they_are_kept(store: MammogramStore, tmp_path: Path) -> None:
+    new = write_dicom(tmp_path / "new.dcm", "1.2.840.50")
+    assert store.add_image("whatever", str(new), {}) == "1.2.840.50"
+    assert store.add_image("whatever", str(new), {}) == "1.2.840.50"
+    other = write_dicom(tmp_path / "other.dcm", "1.2.840.50", patient="Else")
+    refusal(409, store.add_image, "x", str(other), {})
+    (tmp_path / "text.dcm").write_text("not an image")
+    refusal(422, store.add_image, "x", str(tmp_path / "text.dcm"), {})
+    refusal(400, store.add_image, "../evil", str(new), {})
+    assert "1.2.840.50" in again(store).list_images()
+    refusal(403, store.remove_image, "1.2.840.1")
+    store.remove_image("1.2.840.50")
+    assert "1.2.840.50" not in store.list_images()
+    assert not list(tmp_path.parent.glob("evil*"))
+
+
+def test_labels_become_records(store: MammogramStore, tmp_path: Path) -> None:
+    image = store.image_info("1.2.840.1")
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[20:40, 10:30] = True
+    rows = [("accepted", "benign"), ("edited", "malignant"), ("rejected", "benign")]
+    findings = tuple(
+        Finding(
+            id=f"f{n}",
+            label=label,  # type: ignore[arg-type]
+            bbox=(10, 20, 20, 20),
+            segmentation=encode_rle(mask) if n == 1 else None,
+            mask_source="annotated" if n == 1 else "none",
+            source="model",
+            status=status,  # type: ignore[arg-type]
+        )
+        for n, (status, label) in enumerate([*rows, ("proposed", "malignant")])
+    )
+    verdict = Verdict.of(findings, how="test")
+    sent = tmp_path / "x.seg.nrrd"
+    write_label_file(sent, Findings(image=image, model=None, findings=findings, verdict=verdict))
+    store.save_label("1.2.840.1", str(sent), "final", {})
+    empty = write_label(tmp_path / "empty.seg.nrrd", store.image_info("1.2.840.3"))
+    store.save_label("1.2.840.3", str(empty), "final", {})
+
+    (first, nothing), damaged = read_labels(store.workspace, store.studies)
+    assert damaged == []
+    assert (first.image_id, first.path) == ("1.2.840.1", store.studies / "a" / "one.dcm")
+    assert first.patient_id == image.patient_key != nothing.patient_id
+    assert [(a.role, a.category) for a in first.annotations] == [
+        ("mass", 1),
+        ("mass", 2),
+        ("hard_negative", 1),
+        ("ignore", 2),
+    ]
+    assert [a.mask_source for a in first.annotations] == ["none", "annotated", "none", "none"]
+    assert nothing.annotations == (), "nothing there is a label too"
+
+
+def test_a_patient_keeps_her_side(store: MammogramStore, tmp_path: Path) -> None:
+    def submit(image: str, tag: str) -> None:
+        sent = write_label(tmp_path / "x.seg.nrrd", store.image_info(image), "benign")
+        store.save_label(image, str(sent), tag, {})
+
+    submit("1.2.840.1", "original")
+    assert store.sides.all() == {}, "only final labels teach or judge"
+    submit("1.2.840.1", "final")
+    submit("1.2.840.2", "final")  # the same woman
+    assert list(store.sides.all()) == [store.image_info("1.2.840.1").patient_key]
+    sides = [store.sides.settle(f"{n:016x}") for n in range(19)]
+    assert sides.count("validation") == 4, "one in five"
+    assert [again(store).sides.settle(f"{n:016x}") for n in range(19)] == sides
+
+
+SUBMIT = """
+import sys
+from pathlib import Path
+from monailabel_app.lib.datastore import MammogramStore
+store = MammogramStore(Path(sys.argv[1]), Path(sys.argv[2]))
+for number in range(int(sys.argv[4])):
+    store.save_label("1.2.840.1", sys.argv[3], "final", {"client_id": sys.argv[5]})
+    print(store.acknowledgement()["version"], flush=True)
+"""
+
+
+def submitter(store: MammogramStore, sent: Path, count: int, name: str) -> "subprocess.Popen[str]":
+    arguments = [store.studies, store.workspace, sent, count, name]
+    command = [sys.executable, "-c", SUBMIT, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_lose_nothing(store: MammogramStore, tmp_path: Path) -> None:
+    sent = write_label(tmp_path / "x.seg.nrrd", store.image_info("1.2.840.1"), "benign")
+    writers = [submitter(store, sent, 60, name) for name in ("ann", "bob")]
+    told = [int(line) for w in writers for line in w.communicate(timeout=240)[0].split()]
+    assert sorted(told) == list(range(1, 121))
+    versions = again(store).get_label_info("1.2.840.1", "final")["versions"]
+    assert [v["version"] for v in versions] == list(range(1, 121))
+    assert sorted(v["annotator"] for v in versions) == ["ann"] * 60 + ["bob"] * 60
+
+
+def test_a_kill_loses_no_acknowledged_label(store: MammogramStore, tmp_path: Path) -> None:
+    sent = write_label(tmp_path / "x.seg.nrrd", store.image_info("1.2.840.1"), "benign")
+    told: list[int] = []
+    for delay in (0.0, 0.013, 0.031, 0.057):
+        writer = submitter(store, sent, 10_000, "ann")
+        assert writer.stdout is not None
+        told.append(int(writer.stdout.readline()))
+        time.sleep(delay)
+        os.kill(writer.pid, signal.SIGKILL)
+        told += [int(line) for line in writer.communicate(timeout=60)[0].split()]
+        later = again(store)
+        known = {v["version"] for v in later.get_label_info("1.2.840.1", "final")["versions"]}
+        assert set(told) <= known
+        uri = Path(later.get_label_uri("1.2.840.1", "final"))
+        assert uri.read_bytes() == sent.read_bytes()

@@ -1,0 +1,157 @@
+"""From a mammogram to findings, on real films with untrained weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from ftmtl.findings import SCHEMA_FILE, Findings
+from ftmtl.mammogram import Mammogram, read_mammogram
+from ftmtl.predict import Candidate, InvalidBoxes, Predictor, _mask
+from ftmtl.rle import decode_rle
+
+
+@pytest.fixture(scope="module")
+def predictor(untrained: Path) -> Predictor:
+    return Predictor.load(untrained, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def film(samples: Path) -> Mammogram:
+    return read_mammogram(samples / "P_00820_L_CC.dcm")
+
+
+def scores(findings: Findings) -> list[tuple[dict[str, float] | None, float | None]]:
+    return [(f.scores, f.malignancy) for f in findings.findings]
+
+
+def test_a_real_film_gives_a_valid_document(predictor: Predictor, film: Mammogram) -> None:
+    findings = predictor(film, threshold=0.01, patient_key="0" * 16)
+    document = json.loads(json.dumps(findings.to_json()))
+    jsonschema.validate(document, json.loads(SCHEMA_FILE.read_text()))
+    assert Findings.from_json(document) == findings
+    assert len(findings.findings) >= 2
+    assert findings.image.id == film.image_id
+    assert findings.model == predictor.model
+    scored = [1 - f.scores["background"] for f in findings.findings if f.scores]
+    assert scored == sorted(scored, reverse=True)
+    for finding in findings.findings:
+        x, y, w, h = finding.bbox
+        mask = finding.mask()
+        if mask is not None:
+            rows, columns = np.nonzero(mask)
+            assert x - 1 <= columns.min() and columns.max() <= x + w
+            assert y - 1 <= rows.min() and rows.max() <= y + h
+
+
+def test_no_two_findings_are_one_mass(predictor: Predictor, film: Mammogram) -> None:
+    boxes = [f.bbox for f in predictor(film, threshold=0.01).findings]
+    for i, (ax, ay, aw, ah) in enumerate(boxes):
+        for bx, by, bw, bh in boxes[:i]:
+            shared = max(0, min(ax + aw, bx + bw) - max(ax, bx)) * max(
+                0, min(ay + ah, by + bh) - max(ay, by)
+            )
+            assert shared / (aw * ah + bw * bh - shared) <= 0.2 + 1e-3
+
+
+def test_threshold_and_number_cut_the_list_and_change_nothing_else(
+    predictor: Predictor, film: Mammogram
+) -> None:
+    whole = scores(predictor(film, threshold=0.01))
+    assert scores(predictor(film, threshold=0.01, max_findings=2)) == whole[:2]
+    middle = 1 - whole[len(whole) // 2][0]["background"]  # type: ignore[index]
+    kept = scores(predictor(film, threshold=middle))
+    assert kept == whole[: len(kept)] and 0 < len(kept) < len(whole)
+
+
+def test_neither_the_headers_window_nor_the_bit_depth_changes_a_score(
+    predictor: Predictor, film: Mammogram, samples: Path, tmp_path: Path
+) -> None:
+    expected = scores(predictor(film, threshold=0.01))
+    dataset = pydicom.dcmread(samples / "P_00820_L_CC.dcm")
+    dataset.WindowCenter, dataset.WindowWidth = 100, 50
+    dataset.save_as(tmp_path / "window.dcm")
+    narrow = read_mammogram(tmp_path / "window.dcm")
+    assert not np.array_equal(narrow.for_display(), film.for_display())
+    assert scores(predictor(narrow, threshold=0.01)) == expected
+
+    eight = (film.pixels[::4, ::4] >> 8).astype(np.uint8)
+    Image.fromarray(eight).save(tmp_path / "8.png")
+    Image.fromarray(eight.astype(np.uint16) << 4).save(tmp_path / "12.png")
+    shallow, deep = (read_mammogram(tmp_path / name) for name in ("8.png", "12.png"))
+    assert (shallow.pixels.dtype, deep.pixels.dtype) == (np.uint8, np.uint16)
+    assert scores(predictor(shallow, threshold=0.01)) == scores(predictor(deep, threshold=0.01))
+
+
+def test_asked_about_boxes_it_describes_them_as_they_lie(
+    predictor: Predictor, film: Mammogram
+) -> None:
+    asked = [[500.0, 2700.0, 300.0, 250.0], [10.5, 20.25, 400.0, 380.0]]
+    findings = predictor(film, boxes=asked)
+    assert [list(f.bbox) for f in findings.findings] == asked
+    swapped = predictor(film, boxes=asked[::-1])
+    for one, other in zip(findings.findings, swapped.findings[::-1], strict=True):
+        assert one.scores is not None and other.scores is not None
+        assert list(one.scores.values()) == pytest.approx(list(other.scores.values()), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "boxes", [[[1, 2, 3]], [[-500, 10, 20, 20]], [[10, 10, 0, 5]], [[float("nan")] * 4], ["box"]]
+)
+def test_boxes_that_are_none_are_refused(
+    predictor: Predictor, film: Mammogram, boxes: list[list[float]]
+) -> None:
+    with pytest.raises(InvalidBoxes):
+        predictor(film, boxes=boxes)
+
+
+def test_a_temperature_cools_scores_and_keeps_the_order_of_malignancy(
+    predictor: Predictor, film: Mammogram, untrained: Path
+) -> None:
+    cool = Predictor.load(untrained, device="cpu")
+    cool.temperature = 3.0
+    box = [[500.0, 2700.0, 300.0, 250.0]]
+    hot = predictor(film, boxes=box).findings[0].scores
+    cold = cool(film, boxes=box).findings[0].scores
+    assert hot is not None and cold is not None
+    powers = np.array(list(hot.values())) ** (1 / 3)
+    assert list(cold.values()) == pytest.approx(list(powers / powers.sum()), rel=1e-6)
+
+
+def test_the_mask_is_the_map_stretched_over_the_box() -> None:
+    """Against a slow reading of the map at every pixel's centre, one at a time."""
+    random = np.random.default_rng(0)
+    coarse = np.kron(random.random((4, 4)), np.ones((7, 7))).astype(np.float32)
+    box = (10.3, 5.6, 40.9, 33.2)
+    candidate = Candidate(box, np.array([0.2, 0.3, 0.5]), 0.6, coarse)
+    rle, area, _ = _mask(candidate, (60, 80), (0.5, 0.25))
+    assert rle is not None and area is not None
+    expected = np.zeros((60, 80), dtype=bool)
+    least = min(0.5, coarse.max() / 2)
+    for row in range(5, 39):
+        for column in range(10, 52):
+            u = (column + 0.5 - box[0]) / box[2] * 28 - 0.5
+            v = (row + 0.5 - box[1]) / box[3] * 28 - 0.5
+            u, v = min(max(u, 0), 27), min(max(v, 0), 27)
+            i, j = min(int(v), 26), min(int(u), 26)
+            a, b = v - i, u - j
+            value = (1 - a) * ((1 - b) * coarse[i, j] + b * coarse[i, j + 1]) + a * (
+                (1 - b) * coarse[i + 1, j] + b * coarse[i + 1, j + 1]
+            )
+            expected[row, column] = value >= least
+    disagreeing = decode_rle(rle) != expected
+    assert disagreeing.sum() <= 2  # a value on the threshold may round either way
+    assert area == pytest.approx(decode_rle(rle).sum() * 0.125)
+
+
+def test_a_box_without_any_mask_says_so(film: Mammogram) -> None:
+    empty = Candidate((5, 5, 20, 20), np.array([0.9, 0.05, 0.05]), 0.5,
+                      np.zeros((28, 28), np.float32))
+    assert _mask(replace(empty, mask=empty.mask - 1), (50, 50), None) is not None
