@@ -47,8 +47,8 @@ class Backbone(nn.Module):
 
     def held(self) -> set[nn.Parameter]:
         """The parameters that no stage trains: the frozen stages and every batch norm."""
-        stages = [[self.conv1], [self.layer1], [self.layer2], [self.layer3]]
-        fixed: list[nn.Module] = [module for stage in stages[: self.frozen] for module in stage]
+        stages: list[nn.Module] = [self.conv1, self.layer1, self.layer2, self.layer3]
+        fixed = stages[: self.frozen]
         fixed += [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
         return {parameter for module in fixed for parameter in module.parameters()}
 
