@@ -6,7 +6,7 @@ layer3) give the paper's stride of 16, so conv5 is cut, not only the last FC.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -47,13 +47,13 @@ class Backbone(nn.Module):
 
     def held(self) -> set[nn.Parameter]:
         """The parameters that no stage trains: the frozen stages and every batch norm."""
-        stages = [[self.conv1], [self.layer1], [self.layer2], [self.layer3]]
-        fixed = [module for stage in stages[: self.frozen] for module in stage]
+        stages: list[nn.Module] = [self.conv1, self.layer1, self.layer2, self.layer3]
+        fixed = stages[: self.frozen]
         fixed += [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
         return {parameter for module in fixed for parameter in module.parameters()}
 
     def train(self, mode: bool = True) -> Backbone:
-        """Training mode leaves batch norm on its ImageNet statistics (matterport's TRAIN_BN off)."""
+        """Training mode leaves batch norm on its ImageNet statistics (matterport's rule)."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -64,7 +64,7 @@ class Backbone(nn.Module):
         """θ0 [B, 1024, H/16, W/16] of images [B, 1, H, W] in 0…1; padding (`valid` false) is 0."""
         x = (images * 255 - self.means) * valid[:, None]  # grey in all three channels
         x = x.contiguous(memory_format=torch.channels_last)
-        stages = (
+        stages: tuple[Callable[[Tensor], Tensor], ...] = (
             lambda y: self.maxpool(self.relu(self.bn1(self.conv1(y)))),
             self.layer1, self.layer2, self.layer3,
         )
@@ -78,7 +78,9 @@ class Backbone(nn.Module):
         wanted = self.state_dict()
         missing = [key for key in wanted if key not in state and "num_batches" not in key]
         if missing:
-            raise ValueError(f"not ResNet-50 weights: {len(missing)} tensors lack, {missing[0]} first")
+            raise ValueError(
+                f"not ResNet-50 weights: {len(missing)} tensors lack, {missing[0]} first"
+            )
         self.load_state_dict(
             {key: state[key].float() if key in state else value for key, value in wanted.items()}
         )

@@ -40,7 +40,9 @@ class Deconvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Blocks [R, h, w, 4, outputs] of x [R, h, w, inputs]; place 2·row + column."""
-        return F.linear(x, self.weight, self.bias.repeat(4)).unflatten(-1, (4, self.outputs))
+        flat: Tensor = F.linear(x, self.weight, self.bias.repeat(4))
+        blocks: Tensor = flat.unflatten(-1, (4, self.outputs))
+        return blocks
 
 
 class SegmentationHead(nn.Module):

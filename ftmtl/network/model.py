@@ -64,11 +64,12 @@ class FTMTLNet(nn.Module):
 
     def parts(self, part: Part) -> list[nn.Module]:
         """The modules of a part, as the training stages name them."""
-        return {
+        modules: dict[Part, list[nn.Module]] = {
             "backbone": [self.backbone],
             "rpn": [self.rpn],
             "heads": [self.detection, self.segmentation, self.classification],
-        }[part]
+        }
+        return modules[part]
 
     def pool(self, theta0: Tensor, boxes: list[Tensor]) -> Tensor:
         """θ1 [ΣR, 7, 7, 1024]: RoIAlign of each image's boxes [R, 4] on θ0 [B, 1024, h, w]."""
@@ -159,4 +160,5 @@ def build(config: NetworkConfig, *, frozen_backbone: int = 0) -> FTMTLNet:
                 nn.init.normal_(module.weight, std=config.init_std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network

@@ -184,7 +184,7 @@ class _Run:
             terms = losses(self.network, [s.to(self.device) for s in batch], stage, self.preset)
         total = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, self.preset.training.clip_norm,
                                        error_if_nonfinite=True)
