@@ -441,6 +441,15 @@ def test_given_boxes_are_described_in_order_and_unmoved(
     assert not torch.allclose(first.class_logits[0], first.class_logits[4])
 
 
+def test_boxes_refined_to_nothing_are_no_detections(canvases: tuple[Tensor, Tensor]) -> None:
+    """Deltas that push every box over the left edge leave no width to describe."""
+    network = build_small()
+    nn.init.zeros_(network.detection.deltas.weight)
+    network.detection.deltas.bias.data[0] = -100
+    for detections in network.detect(*canvases):
+        assert detections.boxes.shape == (0, 4)
+
+
 def test_a_canvas_without_proposals_has_no_detections(small: FTMTLNet) -> None:
     """Here the whole image is one pixel wide: every box is cut to nothing."""
     valid = torch.zeros(1, 96, 64, dtype=torch.bool)

@@ -33,6 +33,11 @@ def clip(boxes: Tensor, extent: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limits)
 
 
+def sound(boxes: Tensor) -> Tensor:
+    """Which boxes [N] are at least 2 canvas pixels wide and high: smaller is nothing."""
+    return ((boxes[:, 2:] - boxes[:, :2]) >= 2).all(dim=1)
+
+
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union [len(a), len(b)]."""
     if len(a) == 0 or len(b) == 0:

@@ -116,6 +116,7 @@ class FTMTLNet(nn.Module):
             box_ops.clip(box_ops.decode(d, p), extent)
             for d, p, extent in zip(deltas, proposals, extents, strict=True)
         ]
+        refined = [boxes[box_ops.sound(boxes)] for boxes in refined]
         return [self._thin(*each) for each in self._describe(theta0, refined)]
 
     def _describe(

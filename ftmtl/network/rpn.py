@@ -66,7 +66,7 @@ def propose(
     best = scores.topk(min(pre_nms, len(scores))).indices
     boxes = box_ops.decode(output.deltas[image].detach()[best], output.anchors[best])
     boxes = box_ops.clip(boxes, extent)
-    sound = ((boxes[:, 2:] - boxes[:, :2]) >= 2).all(dim=1)  # smaller is nothing, in any units
+    sound = box_ops.sound(boxes)
     boxes, scores = boxes[sound], scores[best][sound]
     kept = box_ops.nms(boxes, scores, nms_iou)[:keep]
     return boxes[kept], scores[kept].sigmoid()
