@@ -17,13 +17,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, Self, get_args
 from urllib.parse import quote
 
 from ftmtl.findings import Finding, Findings, ImageInfo
 from ftmtl.label_file import UnreadableLabel, read_label_file
 
-from .records import BENIGN, MALIGNANT, Annotation, ImageRecord, MaskSource, Role
+from .records import BENIGN, MALIGNANT, Annotation, ImageRecord, Role
 
 Standing = Literal["label", "conflict", "withdrawal"]
 LABEL_SUFFIX = ".seg.nrrd"
@@ -165,7 +165,7 @@ def _annotation(finding: Finding, image: ImageInfo) -> Annotation | None:
         bbox=(left, top, right - left, bottom - top),
         category=MALIGNANT if finding.label == "malignant" else BENIGN,
         # As it came: a mask that the model drew stays "model", which training leaves alone.
-        mask_source=cast(MaskSource, finding.mask_source),
-        segmentation=finding.segmentation,
+        mask_source=finding.mask_source,
+        segmentation=None if finding.segmentation is None else dict(finding.segmentation),
         role=role,
     )
