@@ -66,7 +66,7 @@ def _draw_finding(pen: ImageDraw.ImageDraw, finding: Finding,
     if finding.malignancy is not None:
         words.append(f"{100 * finding.malignancy:.0f}")
     if finding.scores is not None:
-        words.append(f"· mass {100 * (1 - finding.scores['background']):.0f} %")
+        words.append(f"· score {1 - finding.scores['background']:.2f}")
     text = " ".join(words)
     font = _font(22)
     wide = pen.textlength(text, font=font) + 12

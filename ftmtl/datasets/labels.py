@@ -186,6 +186,10 @@ def _annotation(finding: Finding, image: ImageInfo) -> Annotation | None:
         category=MALIGNANT if finding.label == "malignant" else BENIGN,
         # As it came: a mask that the model drew stays "model", which training leaves alone.
         mask_source=finding.mask_source,
+<<<<<<< HEAD
         segmentation=None if rle is None else {**rle},
+=======
+        segmentation=None if finding.segmentation is None else dict(finding.segmentation),
+>>>>>>> traintests
         role=role,
     )
