@@ -173,7 +173,6 @@ def _annotation(finding: Finding, image: ImageInfo) -> Annotation | None:
     right, bottom = min(x + width, float(image.width)), min(y + height, float(image.height))
     if right <= left or bottom <= top:
         return None
-    rle = finding.segmentation
     # Somebody looked at it and left it, agreed with it, drew it, or threw it out.
     role: Role = "mass"
     if finding.status == "proposed":
@@ -186,10 +185,6 @@ def _annotation(finding: Finding, image: ImageInfo) -> Annotation | None:
         category=MALIGNANT if finding.label == "malignant" else BENIGN,
         # As it came: a mask that the model drew stays "model", which training leaves alone.
         mask_source=finding.mask_source,
-<<<<<<< HEAD
-        segmentation=None if rle is None else {**rle},
-=======
         segmentation=None if finding.segmentation is None else dict(finding.segmentation),
->>>>>>> traintests
         role=role,
     )
