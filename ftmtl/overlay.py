@@ -94,7 +94,8 @@ def _draw_words(pen: ImageDraw.ImageDraw, findings: Findings, size: tuple[int, i
     verdict, image = findings.verdict, findings.image
     name = " ".join(part for part in (image.laterality, image.view) if part)
     if verdict.label == "no finding":
-        text, colour = "No finding", INK
+        # Boxes may be shown without a verdict on them: each is likelier background than mass.
+        text, colour = ("No likely mass" if findings.findings else "No finding"), INK
     else:
         text = f"{verdict.label.capitalize()} {100 * verdict.malignancy:.0f} / 100"
         colour = COLOURS[verdict.label]
