@@ -1,9 +1,10 @@
 """What held-out images say about weights: operating points and a calibration temperature.
 
-The temperature divides the class logits so that the probabilities a person is shown agree with
-how often they are right (Guo et al. 2017, "On Calibration of Modern Neural Networks"). The
-operating points are the score thresholds at 0.3, 1 and 3.67 false positives an image, measured
-with that temperature. Both come from patients that training never saw.
+The temperature divides the class logits so that the malignancy a person is shown agrees with how
+often a mass of that malignancy is malignant (Guo et al. 2017, "On Calibration of Modern Neural
+Networks"). Whether a place is a mass at all has operating points instead: the score thresholds at
+0.3, 1 and 3.67 false positives an image, measured with that temperature. Both come from patients
+that training never saw.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import ImageRecord
 from ftmtl.device import pick_device
 from ftmtl.evaluation import operating_points
-from ftmtl.evaluation.matching import iou
+from ftmtl.evaluation.inputs import UNKNOWN_CLASS, parse_predictions, parse_truth
+from ftmtl.evaluation.matching import CRITERIA, IGNORED, match
 from ftmtl.predict import Predictor
 from ftmtl.predict_files import predict_records
 from ftmtl.weights_file import load_weights, save_weights
 
-HIT_IOU = 0.2
 COUNTED_SCORE = 0.05  # the mass of candidates below it is never shown and would swamp the fit
 
 
@@ -54,7 +55,9 @@ def calibrate(
     probabilities, truth = _judged(records, results)
     if not (truth > 0).any():
         raise NotCalibratable("no held-out mass was found: calibrate on images with masses")
-    temperature = fit_temperature(np.log(np.clip(probabilities, 1e-12, 1)), truth)
+    masses = truth > 0
+    kinds = np.log(np.clip(probabilities[masses, 1:], 1e-12, 1))
+    temperature = fit_temperature(kinds, truth[masses] - 1)
     cooled = [_at_temperature(result, temperature) for result in results]
     added = {
         "temperature": temperature,
@@ -67,7 +70,7 @@ def calibrate(
 
 
 def fit_temperature(logits: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
-    """The temperature at which logits [N, 3] give the true classes [N] the least log loss."""
+    """The temperature at which logits [N, C] give the true classes [N] the least log loss."""
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
@@ -81,22 +84,20 @@ def fit_temperature(logits: NDArray[np.float64], truth: NDArray[np.int64]) -> fl
 def _judged(
     records: Sequence[ImageRecord], results: Sequence[dict[str, Any]]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Probabilities [N, 3] and true class [N] of the candidates that are likely enough to show."""
-    by_image: dict[Any, list[dict[str, Any]]] = {r.image_id: [] for r in records}
-    for result in results:
-        if result["score"] >= COUNTED_SCORE:
-            by_image[result["image_id"]].append(result)
-    rows: list[list[float]] = []
-    classes: list[int] = []
-    for record in records:
-        masses = [a for a in record.masses if a.class_known]
-        boxes = np.array([_corners(a.bbox) for a in masses]).reshape(-1, 4)
-        for result in by_image[record.image_id]:
-            overlap = iou(np.array([_corners(result["bbox"])]), boxes)[0]
-            hit = len(masses) > 0 and overlap.max() > HIT_IOU
-            rows.append(result["scores"])
-            classes.append(masses[int(overlap.argmax())].category if hit else 0)
-    return np.array(rows).reshape(-1, 3), np.array(classes, dtype=np.int64)
+    """Probabilities [N, 3] and true class [N] of the candidates that are likely enough to show.
+
+    Settled as for a FROC curve: a second candidate on a mass is background, one on a mass of
+    unknown class or in an ignore region says nothing.
+    """
+    truth = parse_truth(to_coco(records))
+    predictions = parse_predictions(results, truth)
+    found = match(truth, predictions, CRITERIA["iou>0.2"])
+    hit = found >= 0
+    classes = np.zeros(len(found), dtype=np.int64)
+    classes[hit] = truth.mass_class[found[hit]]
+    counted = (predictions.score >= COUNTED_SCORE) & (found != IGNORED)
+    counted &= ~(hit & (classes == UNKNOWN_CLASS))
+    return predictions.probabilities[counted], classes[counted]
 
 
 def _at_temperature(result: dict[str, Any], temperature: float) -> dict[str, Any]:
@@ -104,8 +105,3 @@ def _at_temperature(result: dict[str, Any], temperature: float) -> dict[str, Any
     scores = np.exp(scaled - scaled.max())
     scores /= scores.sum()
     return {**result, "scores": scores.tolist(), "score": float(1 - scores[0])}
-
-
-def _corners(box: Sequence[float]) -> list[float]:
-    x, y, width, height = box
-    return [x, y, x + width, y + height]

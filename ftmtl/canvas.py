@@ -22,6 +22,7 @@ from torch.nn import functional as F
 SURVEY_SIDE = 256  # the breast is looked for on a copy of about this many pixels a side
 THINNEST_BREAST = 9  # on that copy; what is thinner is a label or a frame
 MARGIN = 4  # on that copy, around the breast: faint skin and what opening rounds off
+GLARE = 0.28  # a breast below this share of the film's range is outshone by something else
 WINDOW_PERCENTILES = (1.0, 99.5)
 
 
@@ -77,10 +78,14 @@ class CanvasGeometry:
         return out
 
     def mask_to_image(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """A canvas mask [height, width] on the image, false outside the breast's box."""
+        """A canvas mask [height, width] on the image, false outside the breast's box.
+
+        It is read at each image pixel's centre, so that a canvas finer than the image gives back
+        the very pixels that were drawn.
+        """
         rows, columns = self.filled
         cut = torch.from_numpy(np.ascontiguousarray(mask[:rows, :columns])).float()
-        large = _resize(cut, (self.extent[1], self.extent[0]))
+        large = _resize(cut, (self.extent[1], self.extent[0]), antialias=False)
         out = np.zeros(self.image_size, dtype=bool)
         x, y = self.origin
         out[y : y + self.extent[1], x : x + self.extent[0]] = (large >= 0.5).numpy()
@@ -138,9 +143,25 @@ def breast_mask(pixels: NDArray[Any]) -> BreastMask:
     survey = pixels[::step, ::step].astype(np.float32)
     darkest, brightest = np.percentile(survey, (0.5, 99.5))
     if brightest <= darkest:
-        low, high = float(survey.min()), float(survey.max())
-        window = (low, high if high > low else low + 1)
+        flat, top = float(survey.min()), float(survey.max())
+        window = (flat, top if top > flat else flat + max(1.0, abs(flat)))  # beyond rounding
         return BreastMask(np.ones(survey.shape, bool), step, window)
+    mask = _largest_thick(survey, darkest, brightest)
+    # A label or an edge far brighter than the breast takes the range for itself, and faint skin
+    # is lost: then the breast sets the range. Upper quartile: an edge may be part of the region.
+    while (lit := np.percentile(survey[mask], 75)) - darkest < GLARE * (brightest - darkest):
+        brightest = lit
+        mask = _largest_thick(survey, darkest, brightest)
+    low, high = np.percentile(survey[mask], WINDOW_PERCENTILES)
+    if high <= low:
+        low, high = float(darkest), float(brightest)
+    return BreastMask(mask, step, (float(low), float(high)))
+
+
+def _largest_thick(
+    survey: NDArray[np.float32], darkest: float, brightest: float
+) -> NDArray[np.bool_]:
+    """The largest region well above `darkest`, thin ones left out where there are others."""
     relative = np.clip((survey - darkest) / (brightest - darkest), 0, 1)
     # Fat under the skin lies well below Otsu's level between air and gland.
     bright = relative > 0.5 * threshold_otsu(relative)
@@ -149,11 +170,7 @@ def breast_mask(pixels: NDArray[Any]) -> BreastMask:
     regions = label(thick if thick.any() else bright)
     sizes = np.bincount(regions.ravel())
     sizes[0] = 0
-    mask = regions == sizes.argmax()
-    low, high = np.percentile(survey[mask], WINDOW_PERCENTILES)
-    if high <= low:
-        low, high = float(darkest), float(brightest)
-    return BreastMask(mask, step, (float(low), float(high)))
+    return np.asarray(regions == sizes.argmax())
 
 
 def box_of(
@@ -188,8 +205,12 @@ def fit_geometry(
     )
 
 
-def _resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _resize(
+    image: torch.Tensor, size: tuple[int, int], *, antialias: bool = True
+) -> torch.Tensor:
     """Bilinear, averaging where it shrinks; the outer pixel edges of both grids coincide."""
+    if size[1] == 1 < size[0]:  # torch's filter goes astray in a result one pixel wide, not high
+        return _resize(image.T.contiguous(), (1, size[0]), antialias=antialias).T
     return F.interpolate(
-        image[None, None], size=size, mode="bilinear", antialias=True, align_corners=False
+        image[None, None], size=size, mode="bilinear", antialias=antialias, align_corners=False
     )[0, 0]

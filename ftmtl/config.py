@@ -107,7 +107,8 @@ class Preset:
     def from_json(cls, document: dict[str, Any]) -> Self:
         """The preset that `to_json` wrote; TypeError where a number is missing or unknown."""
         preset = _rebuild(cls, document)
-        assert isinstance(preset, cls)
+        if not isinstance(preset, cls):
+            raise TypeError(f"a preset is a mapping of its settings, not {document!r:.40}")
         return preset
 
 

@@ -24,10 +24,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nrrd  # type: ignore[import-untyped]
+import nrrd
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage  # type: ignore[import-untyped]
+from scipy import ndimage
 
 from ftmtl.atomic import atomic_write
 from ftmtl.findings import (

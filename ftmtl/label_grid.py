@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import nibabel as nib
-import nrrd  # type: ignore[import-untyped]
+import nrrd
 import numpy as np
 from numpy.typing import NDArray
 

@@ -66,7 +66,7 @@ def _draw_finding(pen: ImageDraw.ImageDraw, finding: Finding,
     if finding.malignancy is not None:
         words.append(f"{100 * finding.malignancy:.0f}")
     if finding.scores is not None:
-        words.append(f"· mass {100 * (1 - finding.scores['background']):.0f} %")
+        words.append(f"· score {1 - finding.scores['background']:.2f}")
     text = " ".join(words)
     font = _font(22)
     wide = pen.textlength(text, font=font) + 12
@@ -94,7 +94,8 @@ def _draw_words(pen: ImageDraw.ImageDraw, findings: Findings, size: tuple[int, i
     verdict, image = findings.verdict, findings.image
     name = " ".join(part for part in (image.laterality, image.view) if part)
     if verdict.label == "no finding":
-        text, colour = "No finding", INK
+        # Boxes may be shown without a verdict on them: each is likelier background than mass.
+        text, colour = ("No likely mass" if findings.findings else "No finding"), INK
     else:
         text = f"{verdict.label.capitalize()} {100 * verdict.malignancy:.0f} / 100"
         colour = COLOURS[verdict.label]

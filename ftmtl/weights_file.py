@@ -60,23 +60,37 @@ def load_weights(file: Path) -> Weights:
     try:
         content = file.read_bytes()
         with safe_open(file, framework="pt") as opened:
-            card = json.loads((opened.metadata() or {})["ftmtl"])
+            metadata = opened.metadata() or {}
+            if "ftmtl" not in metadata:
+                raise ValueError("it carries no recipe")
+            card = json.loads(metadata["ftmtl"])
             state = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
         preset = Preset.from_json(card.pop("preset"))
+        _complete(state, build(preset.network).state_dict())
     except FileNotFoundError as error:
         raise UnusableWeights(
             f"{file}: there is no such file. Train, or give other weights"
         ) from error
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnusableWeights(
             f"{file}: not weights of FT-MTL-Net ({error}). Give a file that `ftmtl train` wrote"
         ) from error
-    network_state = build(preset.network).state_dict()
-    for name, value in network_state.items():
+    return Weights(state, preset, card, hashlib.sha256(content).hexdigest())
+
+
+def _complete(state: dict[str, Tensor], network: dict[str, Tensor]) -> None:
+    """Add the counters that are not stored; ValueError unless all else is the network's."""
+    for name, value in network.items():
         if name.endswith("num_batches_tracked"):
             state[name] = value
-    if lacking := [n for n in network_state if n not in state]:
-        raise UnusableWeights(
-            f"{file}: {len(lacking)} tensors lack, {lacking[0]} first. Give a whole file"
-        )
-    return Weights(state, preset, card, hashlib.sha256(content).hexdigest())
+    if lacking := sorted(network.keys() - state.keys()):
+        raise ValueError(f"{len(lacking)} tensors lack, {lacking[0]} first")
+    if unknown := sorted(state.keys() - network.keys()):
+        raise ValueError(f"{len(unknown)} tensors are unknown, {unknown[0]} first")
+    for name, value in state.items():
+        if value.shape != network[name].shape:
+            raise ValueError(
+                f"{name} is {list(value.shape)}, the recipe's is {list(network[name].shape)}"
+            )
+        if not value.isfinite().all():
+            raise ValueError(f"{name} is not finite")

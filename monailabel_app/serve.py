@@ -31,6 +31,7 @@ from monailabel.endpoints import activelearning, datastore, infer, info, model, 
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
+from monailabel.utils.async_tasks.utils import tasks
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,8 @@ def configure(options: argparse.Namespace) -> None:
 
 def create_app() -> FastAPI:
     """The server, for the app that the settings name."""
-    models = ThreadPoolExecutor(1, "model")  # one model, first come first served
+    # One model, first come first served; and trainings are started one after the other.
+    pools = {infer: ThreadPoolExecutor(1, "model"), train: ThreadPoolExecutor(1, "train")}
     others = ThreadPoolExecutor(8, "request")
     server = FastAPI(title="FT-MTL-Net", docs_url=None, redoc_url=None, lifespan=_lifespan)
     for module in SERVED:
@@ -122,7 +124,7 @@ def create_app() -> FastAPI:
             if methods:
                 server.add_api_route(
                     route.path,
-                    _off_the_loop(route.endpoint, models if module is infer else others),
+                    _off_the_loop(route.endpoint, pools.get(module, others)),
                     methods=methods,
                     tags=route.tags,
                     summary=route.summary,
@@ -199,6 +201,10 @@ def _checked(name: str, values: dict[str, Any]) -> dict[str, Any]:
         raise HTTPException(400, "Say which image: image, file or session_id")
     if name == "api_run_model":
         app_instance().check_training(values["model"], values.get("params") or {})
+        waiting = [t for t in tasks("train") if t["status"] in ("SUBMITTED", "RUNNING")]
+        if waiting and not values.get("enqueue"):
+            since = waiting[0]["start_ts"]
+            raise HTTPException(429, f"A training has been running since {since}")
     return values
 
 

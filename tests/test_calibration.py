@@ -25,11 +25,14 @@ def test_candidates_are_judged_by_the_mass_they_lie_on(tmp_path) -> None:  # typ
     )
     record = ImageRecord(image_id=7, path=tmp_path, width=100, height=100, patient_id="a",
                          annotations=masses)
+    boxes = [[12, 12, 20, 20], [70, 10, 20, 20], [60, 61, 20, 20], [9, 9, 20, 20], [12, 12, 20, 20]]
+    scores = [[0.1, 0.3, 0.6], [0.5, 0.3, 0.2], [0.4, 0.3, 0.3], [0.6, 0.2, 0.2], [0.97, 0, 0.03]]
     results = [
-        {"image_id": 7, "bbox": [12, 12, 20, 20], "score": 0.9, "scores": [0.1, 0.3, 0.6]},
-        {"image_id": 7, "bbox": [70, 10, 20, 20], "score": 0.5, "scores": [0.5, 0.3, 0.2]},
-        {"image_id": 7, "bbox": [12, 12, 20, 20], "score": 0.01, "scores": [0.99, 0.005, 0.005]},
+        {"image_id": 7, "bbox": box, "category_id": 2, "score": 1 - score[0], "scores": score}
+        for box, score in zip(boxes, scores, strict=True)
     ]
     probabilities, truth = _judged([record], results)
-    assert truth.tolist() == [2, 0]  # the third is too unlikely ever to be shown
-    assert probabilities[0].tolist() == [0.1, 0.3, 0.6]
+    # A hit, a false positive, and a second box on the first mass. The third lies on a mass of
+    # unknown class; the last is too unlikely ever to be shown.
+    assert truth.tolist() == [2, 0, 0]
+    assert probabilities.tolist() == [scores[0], scores[1], scores[3]]

@@ -306,6 +306,7 @@ def test_labels_become_records(store: MammogramStore, tmp_path: Path) -> None:
     (first, nothing), damaged = read_labels(store.workspace, store.studies)
     assert damaged == []
     assert (first.image_id, first.path) == ("1.2.840.1", store.studies / "a" / "one.dcm")
+    assert "one.dcm" not in "".join(f.read_text() for f in store.labels.folder.rglob("*.json"))
     assert first.patient_id == image.patient_key != nothing.patient_id
     assert [(a.role, a.category) for a in first.annotations] == [
         ("mass", 1),

@@ -12,18 +12,20 @@ one is a `withdrawal`, nothing does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, Self, get_args
 from urllib.parse import quote
 
 from ftmtl.findings import Finding, Findings, ImageInfo
 from ftmtl.label_file import UnreadableLabel, read_label_file
+from ftmtl.mammogram import UnreadableMammogram, read_header
 
-from .records import BENIGN, MALIGNANT, Annotation, ImageRecord, MaskSource, Role
+from .records import BENIGN, MALIGNANT, Annotation, ImageRecord, Role
 
 Standing = Literal["label", "conflict", "withdrawal"]
 LABEL_SUFFIX = ".seg.nrrd"
@@ -35,7 +37,7 @@ class LabelVersion:
     """One submission, as its `.json` says it; `file` is None for a withdrawal."""
 
     version: int
-    image: dict[str, Any]  # ImageInfo, with path (below the studies) and pixel_aspect
+    image: dict[str, Any]  # ImageInfo and pixel_aspect; no path, which may hold a name
     tag: str
     standing: Standing
     time: str  # ISO 8601, UTC
@@ -109,14 +111,18 @@ def read_labels(
 ) -> tuple[list[ImageRecord], list[str]]:
     """The labelled images of a server as records for training, and the labels left out, with why.
 
-    `images` says where an image lies now; else it is looked for below `studies` where it lay when
-    it was labelled. `patient_id` is the keyed hash, never the id in the file.
+    `images` says where an image lies; else every header below `studies` is read to find out.
+    `patient_id` is the keyed hash, never the id in the file.
     """
+    if images is None:
+        images = images_by_id(studies, workspace / "uploads")
     records, left_out = [], []
     for version, file in current_labels(workspace / "labels"):
         image = dict(version.image)
-        path = (images or {}).get(image["id"]) or studies / str(image.pop("path", ""))
-        image.pop("path", None)
+        path = images.get(image["id"])
+        if path is None:
+            left_out.append(f"{image['id']}: its image is no longer among the studies")
+            continue
         aspect = float(image.pop("pixel_aspect", 1.0))
         info = ImageInfo(
             **{**image, "spacing_mm": image["spacing_mm"] and tuple(image["spacing_mm"])}
@@ -128,6 +134,19 @@ def read_labels(
             continue
         records.append(to_record(findings, path, pixel_aspect=aspect))
     return records, left_out
+
+
+def images_by_id(*folders: Path) -> dict[str, Path]:
+    """Image id -> file, of every mammogram below the folders; of two copies the first."""
+    images: dict[str, Path] = {}
+    for folder in folders:
+        for file in sorted(folder.rglob("*")):
+            hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+            if hidden or not file.is_file():
+                continue
+            with contextlib.suppress(UnreadableMammogram):
+                images.setdefault(read_header(file, root=folder).image_id, file)
+    return images
 
 
 def to_record(findings: Findings, path: Path, *, pixel_aspect: float = 1.0) -> ImageRecord:
@@ -165,7 +184,7 @@ def _annotation(finding: Finding, image: ImageInfo) -> Annotation | None:
         bbox=(left, top, right - left, bottom - top),
         category=MALIGNANT if finding.label == "malignant" else BENIGN,
         # As it came: a mask that the model drew stays "model", which training leaves alone.
-        mask_source=cast(MaskSource, finding.mask_source),
-        segmentation=finding.segmentation,
+        mask_source=finding.mask_source,
+        segmentation=None if finding.segmentation is None else dict(finding.segmentation),
         role=role,
     )

@@ -25,7 +25,8 @@ def read_stretched_cbis(folder: Path) -> list[ImageRecord]:
     out = []
     for record in records:
         row = originals[record.image_id]
-        if not row.get("original_width") or not row.get("original_height"):
+        original = row.get("original_width"), row.get("original_height")
+        if not all(isinstance(side, int | float) and side > 0 for side in original):
             raise InvalidDataset(f"{file}: image {record.image_id} does not tell its original size")
         # A stored pixel covers original/stored film pixels along each axis.
         pixel_height = row["original_height"] / record.height

@@ -16,7 +16,7 @@ from io import BytesIO
 from typing import Any, BinaryIO
 
 import nibabel
-import nrrd  # type: ignore[import-untyped]
+import nrrd
 import numpy as np
 from numpy.typing import NDArray
 

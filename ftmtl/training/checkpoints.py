@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def load_checkpoint(folder: Path, *, identity: str) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch meets damaged bytes with errors of every class
         raise UnusableCheckpoint(
             f"{file}: not a checkpoint ({error}). Remove it or train into another folder"
         ) from error

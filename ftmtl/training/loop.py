@@ -19,7 +19,7 @@ from ftmtl.datasets.records import ImageRecord
 from ftmtl.device import autocast, pick_device
 from ftmtl.network.backbone import read_imagenet
 from ftmtl.network.model import FTMTLNet, build
-from ftmtl.weights_file import load_weights, save_weights
+from ftmtl.weights_file import UnusableWeights, load_weights, save_weights
 
 from .checkpoints import load_checkpoint, save_checkpoint
 from .samples import BalancedSampler, CanvasCache, Sample, TrainingSet, readable
@@ -87,8 +87,8 @@ def train(
         reason = left_out[0] if left_out else "the data set is empty"
         raise NothingToTrainOn(f"no image can be trained on: {reason}")
     identity = _identity(preset, good)
-    network = _start(preset, imagenet, init).to(where)
     state = load_checkpoint(out, identity=identity) if resume else None
+    network = _start(preset, imagenet, init).to(where)
     if state is not None:
         network.load_state_dict(state["network"])
     run = _Run(network, good, store, preset, out, where, workers, identity, on_progress,
@@ -150,13 +150,15 @@ class _Run:
         stage = self.preset.training.stages[number]
         steps = stage.epochs * self.steps_per_epoch
         self.network.train()
+        began = time.monotonic()
         for step, batch in zip(range(first, steps), self._batches(number, first, stage.epochs),
                                strict=True):
-            began = time.monotonic()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(self.preset.training, step, steps)
             values = self._step(number, batch, optimizer)
-            self._report(number, step, values, time.monotonic() - began)
+            now = time.monotonic()  # a step's time is with its images' reading and its checkpoint
+            self._report(number, step, values, now - began)
+            began = now
             due = time.monotonic() - self.last_saved \
                 > 60 * self.preset.training.checkpoint_minutes
             stop = self.should_stop()
@@ -219,7 +221,13 @@ def _start(preset: Preset, imagenet: Path | None, init: Path | None) -> FTMTLNet
     torch.manual_seed(preset.training.seed)
     network = build(preset.network, frozen_backbone=preset.training.frozen_backbone)
     if init is not None:
-        network.load_state_dict(load_weights(init).state)
+        state, own = load_weights(init).state, network.state_dict()
+        if other := sorted(name for name in own if own[name].shape != state[name].shape):
+            raise UnusableWeights(
+                f"{init}: made for another network ({other[0]} is {list(state[other[0]].shape)}, "
+                f"not {list(own[other[0]].shape)}). Give weights of this recipe"
+            )
+        network.load_state_dict(state)
     elif imagenet is not None:
         network.backbone.load_imagenet(read_imagenet(imagenet))
     return network

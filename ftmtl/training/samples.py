@@ -85,6 +85,7 @@ class CanvasCache:
                 scale=(float(g[4]), float(g[5])), image_size=(int(g[6]), int(g[7])),
                 canvas_size=self.size,
             )
+            _check_size(record, geometry.image_size)
             return stored["pixels"].astype(np.float32) / 65535, geometry
 
     def _key(self, record: ImageRecord) -> str:
@@ -100,13 +101,7 @@ class CanvasCache:
 
     def _make(self, record: ImageRecord, file: Path) -> None:
         mammogram = read_mammogram(record.path)
-        if mammogram.pixels.shape != (record.height, record.width):
-            raise UnreadableMammogram(
-                record.path,
-                f"it has {mammogram.pixels.shape[::-1]} pixels, the data set says "
-                f"{(record.width, record.height)}",
-                "Correct the data set",
-            )
+        _check_size(record, mammogram.pixels.shape)
         # The data set knows a stretch that the file does not; without one the file's own counts.
         aspect = record.pixel_aspect if record.pixel_aspect != 1 else mammogram.pixel_aspect
         canvas = make_canvas(mammogram.pixels, self.size, pixel_aspect=aspect)
@@ -118,6 +113,16 @@ class CanvasCache:
                 pixels=np.round(canvas.pixels[:rows, :columns] * 65535).astype(np.uint16),
                 geometry=np.array([*g.origin, *g.extent, *g.scale, *g.image_size]),
             )
+
+
+def _check_size(record: ImageRecord, size: tuple[int, ...]) -> None:
+    """UnreadableMammogram where a film of `size` (height, width) is not what its record says."""
+    if size != (record.height, record.width):
+        raise UnreadableMammogram(
+            record.path,
+            f"it has {size[1]}×{size[0]} pixels, the data set says {record.width}×{record.height}",
+            "Correct the data set",
+        )
 
 
 def readable(

@@ -190,7 +190,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         tag = _tag(label_tag)
         asked = _submission_params(label_info)
         sent = Path(label_filename)
-        image = {**(entry.image or {}), "path": entry.path}
+        image = entry.image or {}
         with tempfile.TemporaryDirectory(dir=self.workspace) as folder:
             findings, label = self._read_label(sent, entry, asked["label_info"], Path(folder))
             submission = Submission(
@@ -415,7 +415,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
 
 
 def _info(image: dict[str, Any]) -> ImageInfo:
-    row = {k: v for k, v in image.items() if k not in ("pixel_aspect", "path")}
+    row = {k: v for k, v in image.items() if k != "pixel_aspect"}
     row["spacing_mm"] = row["spacing_mm"] and tuple(row["spacing_mm"])
     return ImageInfo(**row)
 

@@ -32,7 +32,7 @@ from .models import now, sha256_of
 class Submission:
     """A label that passed every check: what is to be kept of it."""
 
-    image: dict[str, Any]  # ImageInfo, with path and pixel_aspect
+    image: dict[str, Any]  # ImageInfo and pixel_aspect
     tag: str
     sent: Path  # the file as it came
     label: Path | None  # the label file made of it, where what came was something else
@@ -99,7 +99,7 @@ class LabelStore:
         return self._place(version.image["id"], version.tag) / str(version.file)
 
     def submit(
-        self, submission: Submission, *, first: Callable[[], None] | None = None
+        self, submission: Submission, *, first: Callable[[], object] | None = None
     ) -> LabelVersion:
         """Keeps a submission; `standing` of the answer says whether it speaks for the image.
 

@@ -280,6 +280,6 @@ def _fileless(line: str) -> str:
 def _is_alive(process: Any) -> bool:
     try:
         pid, born = process
-        return abs(float(psutil.Process(pid).create_time()) - born) < 1
+        return bool(abs(psutil.Process(pid).create_time() - born) < 1)
     except (psutil.Error, TypeError, ValueError):
         return False
