@@ -67,7 +67,7 @@ def small() -> Preset:
     layers, and its gradient is a hundredth of the others'. Clipping is wider for the same reason.
     """
     proposals, heads, _ = PAPER.training.stages
-    stages = (replace(proposals, epochs=25), replace(heads, epochs=60))
+    stages = (replace(proposals, epochs=25), replace(heads, epochs=80))
     return replace(
         RECOMMENDED,
         network=replace(
