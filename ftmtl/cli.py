@@ -224,7 +224,9 @@ class _ProgressBar:
     def __enter__(self) -> _ProgressBar:
         from tqdm import tqdm
 
-        self.bar = tqdm(unit="step", dynamic_ncols=True, disable=None)
+        # In a log file a line every half minute is enough.
+        interval = 0.2 if sys.stderr.isatty() else 30
+        self.bar = tqdm(unit="step", dynamic_ncols=True, mininterval=interval, leave=False)
         return self
 
     def __exit__(self, *error: object) -> None:
