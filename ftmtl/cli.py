@@ -52,8 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     dataset = commands.add_parser("dataset", help="turn a published data set into COCO JSON")
-    dataset.add_argument("name", choices=["stretched-cbis", "coco"])
-    dataset.add_argument("source", type=Path, help="its folder (or COCO file)")
+    dataset.add_argument("name", choices=["stretched-cbis", "labels", "coco"])
+    dataset.add_argument("source", type=Path,
+                         help="its folder, a server's studies, or a COCO file")
+    dataset.add_argument("--workspace", type=Path,
+                         help="where a server keeps its labels [STUDIES-workspace]")
     dataset.add_argument("--images", type=Path, help="the image folder of a COCO file")
     dataset.add_argument("--out", type=Path, required=True, help="the COCO JSON to write")
     dataset.add_argument("--hold-out", type=int, metavar="PARTS",
@@ -118,12 +121,22 @@ def _records(options: argparse.Namespace) -> list[ImageRecord]:
 
 def _dataset(options: argparse.Namespace) -> int:
     from ftmtl.datasets.coco import read_coco, write_coco
+    from ftmtl.datasets.labels import read_labels
     from ftmtl.datasets.split import hold_out
     from ftmtl.datasets.stretched_cbis import read_stretched_cbis
 
+    folder = options.source
     if options.name == "stretched-cbis":
-        folder = options.source
         records = read_stretched_cbis(folder)
+    elif options.name == "labels":
+        workspace = options.workspace or folder.with_name(f"{folder.name}-workspace")
+        if not (workspace / "labels").is_dir():
+            print(f"ftmtl: {workspace} holds no labels. Give the server's --workspace",
+                  file=sys.stderr)
+            return 2
+        records, left_out = read_labels(workspace, folder)
+        for line in left_out:
+            print(f"left out: {line}", file=sys.stderr)
     else:
         folder = options.images or options.source.parent
         records = read_coco(options.source, folder)

@@ -63,7 +63,7 @@ class AugmentConfig:
     operations: tuple[int, int] = (2, 5)
     rotate_degrees: float = 15.0
     zoom: tuple[float, float] = (0.8, 1.25)
-    crop: float = 0.15  # largest share of height and width that a crop takes away
+    crop: float = 0.15  # largest strip that a crop cuts off, as a share of half the height
     gamma: tuple[float, float] = (0.7, 1.4)  # contrast
     gain: tuple[float, float] = (0.85, 1.15)  # contrast
     smooth_sigma: float = 1.0  # canvas pixels

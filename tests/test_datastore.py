@@ -19,6 +19,8 @@ from fastapi import HTTPException
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from ftmtl.cli import main as ftmtl
+from ftmtl.datasets.coco import read_coco
 from ftmtl.datasets.labels import read_labels
 from ftmtl.findings import Finding, Findings, ImageInfo, Verdict, encode_rle
 from ftmtl.label_file import read_label_file, write_label_file
@@ -316,6 +318,12 @@ def test_labels_become_records(store: MammogramStore, tmp_path: Path) -> None:
     ]
     assert [a.mask_source for a in first.annotations] == ["none", "annotated", "none", "none"]
     assert nothing.annotations == (), "nothing there is a label too"
+
+    coco = tmp_path / "coco.json"
+    command = ["dataset", "labels", str(store.studies), "--workspace", str(store.workspace)]
+    assert ftmtl([*command, "--out", str(coco)]) == 0
+    assert read_coco(coco, store.studies) == [first, nothing]
+    assert ftmtl(["dataset", "labels", str(tmp_path), "--out", str(coco)]) == 2
 
 
 def test_a_patient_keeps_her_side(store: MammogramStore, tmp_path: Path) -> None:

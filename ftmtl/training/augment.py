@@ -65,7 +65,7 @@ def _zoom(config: AugmentConfig, random: Generator) -> Matrix:
 
 
 def _crop(config: AugmentConfig, random: Generator) -> Matrix:
-    """A part of the image, at its own size and place: the rest becomes black."""
+    """The image moved, so that a strip is cut off at one or two sides and black comes in."""
     keep = 1 - random.uniform(0, config.crop)
     shift = random.uniform(-1, 1, size=2) * (1 - keep)
     # In the centred coordinates of `_warp` the kept window is brought to the middle.
