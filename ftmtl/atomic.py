@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextmanager
@@ -29,6 +30,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Put a JSON document in the place of `path`, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(document, indent=1).encode())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -25,8 +25,8 @@ def draw_overlay(mammogram: Mammogram, findings: Findings) -> Image.Image:
     grey = mammogram.for_display()
     breast = breast_mask(mammogram.pixels)
     x, y, width, height = box_of(breast.mask, breast.step, mammogram.pixels.shape)
-    scale_y = HEIGHT / (height * mammogram.pixel_aspect) * mammogram.pixel_aspect
-    scale_x = HEIGHT / (height * mammogram.pixel_aspect)
+    scale_y = HEIGHT / height
+    scale_x = scale_y / mammogram.pixel_aspect
     shown = Image.fromarray(grey[y : y + height, x : x + width]).resize(
         (max(480, round(width * scale_x)), HEIGHT), Image.Resampling.BOX
     )

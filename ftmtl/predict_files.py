@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from ftmtl.atomic import atomic_write
+from ftmtl.atomic import atomic_write, write_json
 from ftmtl.datasets.records import BENIGN, MALIGNANT, ImageRecord
 from ftmtl.findings import Findings
 from ftmtl.mammogram import Mammogram, UnreadableMammogram, read_mammogram
@@ -74,11 +73,11 @@ def predict_files(
             continue
         patient = key.of(mammogram)
         findings = predictor(mammogram, threshold=threshold, patient_key=patient)
-        _write_json(out / f"{mammogram.image_id}.json", findings.to_json())
+        write_json(out / f"{mammogram.image_id}.json", findings.to_json())
         save_overlay(out / f"{mammogram.image_id}.png", mammogram, findings)
         by_patient.setdefault(patient, []).append(findings)
         report.read += 1
-    _write_json(out / "patients.json", patients_document(by_patient))
+    write_json(out / "patients.json", patients_document(by_patient))
     with atomic_write(out / "refused.txt") as stream:
         stream.write("".join(f"{line}\n" for line in report.refused).encode())
     return report
@@ -152,9 +151,4 @@ def coco_results(findings: Findings, image_id: int | str) -> list[dict[str, Any]
 
 def write_predictions(file: Path, results: list[dict[str, Any]]) -> None:
     """Write COCO results, whole or not at all."""
-    _write_json(file, results)
-
-
-def _write_json(file: Path, document: Any) -> None:
-    with atomic_write(file) as stream:
-        stream.write(json.dumps(document, indent=1).encode())
+    write_json(file, results)

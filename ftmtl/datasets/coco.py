@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from ftmtl.atomic import atomic_write
+from ftmtl.findings import MaskSource
 
-from .records import CATEGORY_NAMES, Annotation, ImageRecord, MaskSource, Role
+from .records import CATEGORY_NAMES, Annotation, ImageRecord, Role
 
 
 class InvalidDataset(ValueError):

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ftmtl.findings import MaskSource
+
 BENIGN, MALIGNANT = 1, 2
 CATEGORY_NAMES = {BENIGN: "benign", MALIGNANT: "malignant"}
 
 # What an annotation is to training: a mass; a region that is neither positive nor negative (a
 # finding nobody judged); a place that a reader said holds no mass.
 Role = Literal["mass", "ignore", "hard_negative"]
-MaskSource = Literal["annotated", "model", "fitted", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)

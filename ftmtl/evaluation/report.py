@@ -9,14 +9,13 @@ import base64
 import html
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from ftmtl.atomic import atomic_write
 from ftmtl.evaluation.evaluate import DETECTED_FPI, judge, replicates_for, summarise
 from ftmtl.evaluation.inputs import (
     InvalidPredictions,
@@ -137,17 +136,8 @@ of its predictions that pass the same threshold, and 0 where none does.</p>
 
 def _write(path: Path, content: bytes) -> None:
     """The whole file or none of it, also when the process dies."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def _load(source: Any, error: type[ValueError], fallback: str) -> tuple[Any, str]:

@@ -26,6 +26,7 @@ from ftmtl.config import AugmentConfig
 from ftmtl.datasets.fitted import fitted_mask
 from ftmtl.datasets.records import BENIGN, MALIGNANT, Annotation, ImageRecord
 from ftmtl.mammogram import UnreadableMammogram, read_mammogram
+from ftmtl.rle import box_of
 
 from .augment import augment
 
@@ -233,10 +234,10 @@ def _sample(
 
 
 def _mask_box(mask: NDArray[np.bool_]) -> tuple[float, ...] | None:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
+    if not mask.any():
         return None
-    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+    x, y, width, height = box_of(mask)
+    return x, y, x + width, y + height
 
 
 def _boxes(rows: list[tuple[float, ...]]) -> Tensor:

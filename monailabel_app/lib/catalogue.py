@@ -19,9 +19,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from ftmtl.atomic import write_json
 from ftmtl.mammogram import UnreadableMammogram
-
-from .files import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore
 
 from ftmtl import __version__
+from ftmtl.atomic import write_json
 from ftmtl.datasets.labels import FINAL, LABEL_SUFFIX, LabelVersion, image_folder
 from ftmtl.findings import Findings, ImageInfo
 from ftmtl.label_file import UnreadableLabel, read_label_file, write_label_file
@@ -34,7 +35,7 @@ from ftmtl.mammogram import UnreadableMammogram, read_header, read_mammogram
 from ftmtl.patient_key import PatientKey
 
 from .catalogue import Catalogue, Entry, image_suffix
-from .files import copy_file, write_json
+from .files import copy_file
 from .label_store import LabelStore, Submission
 from .models import sha256_of
 from .sides import Sides

@@ -1,19 +1,11 @@
-"""Whole files or none: JSON documents and copies, by `ftmtl.atomic`."""
+"""Copies of files, whole or not at all."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from ftmtl.atomic import atomic_write
-
-
-def write_json(file: Path, document: Any) -> None:
-    """Puts a JSON document in the place of `file`, in one step and on the disk."""
-    with atomic_write(file) as stream:
-        stream.write(json.dumps(document, indent=1).encode())
 
 
 def copy_file(source: Path, target: Path) -> None:

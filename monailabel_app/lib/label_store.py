@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from ftmtl.atomic import write_json
 from ftmtl.datasets.labels import (
     FINAL,
     LABEL_SUFFIX,
@@ -24,7 +25,7 @@ from ftmtl.datasets.labels import (
     read_versions,
 )
 
-from .files import copy_file, write_json
+from .files import copy_file
 from .models import now, sha256_of
 
 

@@ -20,7 +20,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from .files import copy_file, write_json
+from ftmtl.atomic import write_json
+
+from .files import copy_file
 
 MODEL = "ft_mtl_net"
 

@@ -12,7 +12,7 @@ from typing import Literal, cast
 
 from filelock import FileLock
 
-from .files import write_json
+from ftmtl.atomic import write_json
 
 Side = Literal["train", "validation"]
 ONE_IN = 5

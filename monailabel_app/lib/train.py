@@ -22,13 +22,13 @@ import psutil
 from fastapi import HTTPException
 from monailabel.interfaces.tasks.train import TrainTask
 
+from ftmtl.atomic import write_json
 from ftmtl.config import Preset, Stage
 from ftmtl.datasets.labels import read_labels
 from ftmtl.training.loop import Progress, train
 from ftmtl.weights_file import load_weights
 
 from .datastore import MammogramStore
-from .files import write_json
 from .gate import Verdict, compare
 from .infer import check_device
 from .models import ModelRegistry, now
