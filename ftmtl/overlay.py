@@ -15,6 +15,7 @@ from ftmtl.findings import Finding, Findings
 from ftmtl.mammogram import Mammogram
 
 HEIGHT = 1400  # of the picture's image part, in its own pixels
+NARROWEST = 480  # the picture, so that the verdict has room beside a narrow breast
 BAND = 64  # above and below: the verdict, and what this is
 COLOURS = {"malignant": (255, 92, 92), "benign": (94, 224, 130)}
 INK, PAPER, QUIET = (235, 238, 240), (18, 20, 23), (150, 158, 166)
@@ -28,17 +29,17 @@ def draw_overlay(mammogram: Mammogram, findings: Findings) -> Image.Image:
     scale_y = HEIGHT / height
     scale_x = scale_y / mammogram.pixel_aspect
     shown = Image.fromarray(grey[y : y + height, x : x + width]).resize(
-        (max(480, round(width * scale_x)), HEIGHT), Image.Resampling.BOX
+        (round(width * scale_x), HEIGHT), Image.Resampling.BOX
     )
     scale_x = shown.width / width
-    picture = Image.new("RGB", (shown.width, HEIGHT + 2 * BAND), PAPER)
+    picture = Image.new("RGB", (max(NARROWEST, shown.width), HEIGHT + 2 * BAND), PAPER)
     picture.paste(shown, (0, BAND))
     pen = ImageDraw.Draw(picture)
     to_picture = (scale_x, scale_y, -x * scale_x, BAND - y * scale_y)
     # The most suspicious is drawn last and so lies on top.
     for finding in reversed(findings.findings):
         if finding.status != "rejected":
-            _draw_finding(pen, finding, to_picture, shown.width)
+            _draw_finding(pen, finding, to_picture, picture.width)
     _draw_words(pen, findings, picture.size)
     return picture
 

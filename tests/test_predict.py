@@ -12,9 +12,10 @@ import pydicom
 import pytest
 from PIL import Image
 
-from ftmtl.findings import SCHEMA_FILE, Findings
+from ftmtl.findings import SCHEMA_FILE, Findings, Verdict
 from ftmtl.mammogram import Mammogram, read_mammogram
-from ftmtl.predict import Candidate, InvalidBoxes, Predictor, _mask
+from ftmtl.overlay import draw_overlay
+from ftmtl.predict import Candidate, InvalidBoxes, Predictor, _mask, image_info
 from ftmtl.rle import decode_rle
 
 
@@ -155,3 +156,17 @@ def test_a_box_without_any_mask_says_so(film: Mammogram) -> None:
     empty = Candidate((5, 5, 20, 20), np.array([0.9, 0.05, 0.05]), 0.5,
                       np.zeros((28, 28), np.float32))
     assert _mask(replace(empty, mask=empty.mask - 1), (50, 50), None) is not None
+
+
+def test_a_narrow_breast_is_drawn_in_its_true_shape(tmp_path: Path) -> None:
+    """A round bright spot stays round in the picture, however thin the breast around it."""
+    y, x = np.mgrid[:1400, :200]
+    pixels = np.where(x < 160, 90, 0) + np.where((x - 80) ** 2 + (y - 700) ** 2 < 40**2, 160, 0)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "narrow.png")
+    mammogram = read_mammogram(tmp_path / "narrow.png")
+    nothing = Findings(image=image_info(mammogram, None), model=None, findings=(),
+                       verdict=Verdict.of((), how="test"))
+    picture = np.asarray(draw_overlay(mammogram, nothing).convert("L"))
+    rows, columns = np.nonzero(picture[64:-64] > 200)
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert width / height == pytest.approx(1, abs=0.05)
