@@ -15,7 +15,7 @@ READY_TO_TEST := .venv/ready-to-test-$(FINGERPRINT)
 READY_TO_SERVE := $(or $(wildcard $(READY_TO_TEST)),.venv/ready-to-serve-$(FINGERPRINT))
 
 EXTRAS_serve := server,samples
-EXTRAS_test := $(EXTRAS_serve),dev
+EXTRAS_test := $(EXTRAS_serve),slicer,dev
 
 .PHONY: help serve test soak lint samples clean
 
