@@ -7,11 +7,16 @@ defaults the paper inherits (paper 3.3).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, Literal, Self, get_type_hints
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, Self, get_args, get_type_hints
 
 Part = Literal["backbone", "rpn", "heads"]
 Cost = Literal["proposal", "unified"]
+# What classifies an RoI: the paper's network, its baseline, and four ablations of the transfer.
+Variant = Literal[
+    "ft-mtl-net", "mask-rcnn", "no-transfer", "no-weight-map", "detached-weight-map",
+    "average-pooling",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +32,7 @@ class NetworkConfig:
     proposals_infer: int
     proposal_nms_iou: float = 0.7
     detection_nms_iou: float = 0.3  # by class (DESIGN of the inference order; matterport)
+    variant: Variant = "ft-mtl-net"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,3 +195,18 @@ RECOMMENDED = Preset(
 )
 
 PRESETS = {preset.name: preset for preset in (PAPER, RECOMMENDED)}
+
+MASKS_ON_POSITIVES = "masks-on-positives"
+MODELS: tuple[str, ...] = (*get_args(Variant), MASKS_ON_POSITIVES)
+
+
+def preset_of(model: str, preset: Preset) -> Preset:
+    """`preset` with one of `MODELS` in place of its own network; all else is the same.
+
+    `masks-on-positives` is FT-MTL-Net whose mask cost is matterport's. Raises KeyError.
+    """
+    if model not in MODELS:
+        raise KeyError(model)
+    if model == MASKS_ON_POSITIVES:
+        return replace(preset, targets=replace(preset.targets, masks_on="positives"))
+    return replace(preset, network=replace(preset.network, variant=model))  # type: ignore[arg-type]

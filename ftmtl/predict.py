@@ -22,7 +22,6 @@ from ftmtl.network.model import Detections, FTMTLNet
 from ftmtl.veto import gather, masses, monotone, worst
 from ftmtl.weights_file import Weights, load_weights
 
-MODEL_NAME = "ft_mtl_net"
 SCORE_FLOOR = 0.01  # what lies under it is never a candidate, also not for a FROC curve
 LEAST_SIDE = 1.0  # of a candidate, canvas pixels
 MASS_IOU = 0.2  # boxes that overlap more are one mass (paper 2.3)
@@ -63,7 +62,8 @@ class Predictor:
         self.device = device
         self.preset = weights.preset
         self.metadata: dict[str, Any] = weights.metadata
-        self.model = ModelInfo(name=MODEL_NAME, version=version, sha256=weights.sha256)
+        name = weights.preset.network.variant.replace("-", "_")
+        self.model = ModelInfo(name=name, version=version, sha256=weights.sha256)
         self.temperature = float(self.metadata.get("temperature", 1.0))
         points: dict[str, float] = self.metadata.get("operating_points", {})
         self.default_threshold = points.get("1", THRESHOLD_WITHOUT_HELD_OUT_FIGURES)

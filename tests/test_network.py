@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ftmtl.config import PAPER, NetworkConfig
 from ftmtl.network import boxes as box_ops
 from ftmtl.network.backbone import Backbone
+from ftmtl.network.feature_transfer import transfer
 from ftmtl.network.heads import ClassificationHead, DetectionHead, SegmentationHead
 from ftmtl.network.model import Detections, FTMTLNet, build, extents_of
 from ftmtl.network.rpn import RegionProposalNetwork, RpnOutput, propose
@@ -265,7 +266,7 @@ def test_proposals_are_the_best_anchors_refined_cut_and_thinned() -> None:
 def test_the_heads_are_the_papers_equations() -> None:
     """Against plain maps [R, C, height, width] and PyTorch's own deconvolution."""
     torch.manual_seed(0)
-    segmentation, classification = SegmentationHead(), ClassificationHead()
+    segmentation, classification = SegmentationHead(), ClassificationHead(transfer)
     for module in (segmentation, classification):
         for parameter in module.parameters():
             nn.init.normal_(parameter, std=0.05)  # biases too
@@ -300,7 +301,7 @@ def test_the_heads_are_the_papers_equations() -> None:
 def test_the_class_cost_teaches_the_weight_map() -> None:
     """M_w is part of the classifier, end to end: no detour around the segmentation head."""
     torch.manual_seed(0)
-    segmentation, classification = SegmentationHead(), ClassificationHead()
+    segmentation, classification = SegmentationHead(), ClassificationHead(transfer)
     nn.init.normal_(segmentation.deconv1.weight, std=0.05)
     nn.init.normal_(segmentation.deconv2.weight, std=0.05)
     theta1 = torch.rand(1, 7, 7, 1024)

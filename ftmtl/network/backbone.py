@@ -19,6 +19,7 @@ STRIDE = 16
 CHANNELS = 1024
 # ImageNet means of red, green, blue, 0…255: what the Keras weights, the paper's, were made with.
 IMAGENET_MEANS = (123.68, 116.779, 103.939)
+OWN = "backbone."  # where a whole network's weights hold these
 
 
 class Backbone(nn.Module):
@@ -87,5 +88,7 @@ class Backbone(nn.Module):
 
 
 def read_imagenet(file: Path) -> dict[str, Tensor]:
-    """ResNet-50 ImageNet weights from a safetensors file."""
-    return load_file(file)
+    """ResNet-50 ImageNet weights from a safetensors file; of weights of ours, their backbone."""
+    state = load_file(file)
+    own = {k.removeprefix(OWN): tensor for k, tensor in state.items() if k.startswith(OWN)}
+    return own or state

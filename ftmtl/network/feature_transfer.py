@@ -7,7 +7,12 @@ stride-2 deconvolution makes it, and the blocks are what the max pooling looks a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
+
+Transfer = Callable[[Tensor, Tensor], Tensor]
+"""(θ4 [R, 14, 14, 4, 256], mask logits [R, 14, 14, 4, 2]) -> [R, 256], both in 2×2 blocks."""
 
 
 def weight_map(mask_logits: Tensor) -> Tensor:
@@ -20,8 +25,27 @@ def transfer(theta4: Tensor, mask_logits: Tensor) -> Tensor:
 
     `theta4` [R, 14, 14, 4, 256] and `mask_logits` [R, 14, 14, 4, 2] in 2×2 blocks.
     """
-    weighted = theta4 * weight_map(mask_logits)
-    return weighted.max(dim=3).values.mean(dim=(1, 2))
+    return _pooled(theta4 * weight_map(mask_logits))
+
+
+def transfer_unweighted(theta4: Tensor, mask_logits: Tensor) -> Tensor:
+    """Ablation: θ4 as it is, in and around the mass alike (what 2.2.2 argues against)."""
+    return _pooled(theta4)
+
+
+def transfer_detached(theta4: Tensor, mask_logits: Tensor) -> Tensor:
+    """Ablation: as `transfer`, but the class cost does not teach the weight map."""
+    return transfer(theta4, mask_logits.detach())
+
+
+def transfer_averaged(theta4: Tensor, mask_logits: Tensor) -> Tensor:
+    """Ablation: as `transfer`, with a mean over each 2×2 block in place of the maximum."""
+    return (theta4 * weight_map(mask_logits)).mean(dim=(1, 2, 3))
+
+
+def _pooled(theta4: Tensor) -> Tensor:
+    """Max pooling 2×2 and the global mean: [R, 14, 14, 4, 256] to [R, 256]."""
+    return theta4.max(dim=3).values.mean(dim=(1, 2))
 
 
 def unblock(maps: Tensor) -> Tensor:

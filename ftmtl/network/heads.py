@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .backbone import CHANNELS
-from .feature_transfer import transfer
+from .feature_transfer import Transfer
 
 TRANSFERRED = 256
 CLASSES = 3  # background, benign, malignant
@@ -71,12 +71,26 @@ class ClassificationHead(nn.Module):
     The transfer adds 256 × 3 = 768 weights to a plain 1024 → 3 classifier.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, transfer: Transfer) -> None:
         super().__init__()
+        self.transfer = transfer
         self.classes = nn.Linear(CHANNELS + TRANSFERRED, CLASSES)
 
     def forward(self, theta1: Tensor, theta4: Tensor, mask_logits: Tensor) -> Tensor:
         """Logits [R, 3] of background, benign, malignant."""
-        theta6 = torch.cat([theta1.mean(dim=(1, 2)), transfer(theta4, mask_logits)], dim=1)
+        theta6 = torch.cat([theta1.mean(dim=(1, 2)), self.transfer(theta4, mask_logits)], dim=1)
         logits: Tensor = self.classes(theta6)
+        return logits.float()
+
+
+class PlainClassificationHead(nn.Module):
+    """Ablation: no transfer. Mean-pooled θ1 alone, 1024 → 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = nn.Linear(CHANNELS, CLASSES)
+
+    def forward(self, theta1: Tensor, theta4: Tensor, mask_logits: Tensor) -> Tensor:
+        """Logits [R, 3] of background, benign, malignant; only θ1 is looked at."""
+        logits: Tensor = self.classes(theta1.mean(dim=(1, 2)))
         return logits.float()

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ftmtl.config import NetworkConfig, Part
+from ftmtl.config import NetworkConfig, Part, Variant
 
 from . import boxes as box_ops
 from .backbone import STRIDE, Backbone
-from .feature_transfer import unblock
-from .heads import ClassificationHead, Deconvolution, DetectionHead, SegmentationHead
+from .feature_transfer import (
+    transfer,
+    transfer_averaged,
+    transfer_detached,
+    transfer_unweighted,
+    unblock,
+)
+from .heads import (
+    ClassificationHead,
+    Deconvolution,
+    DetectionHead,
+    PlainClassificationHead,
+    SegmentationHead,
+)
+from .mask_rcnn import MaskRcnnClassificationHead
 from .roi_align import roi_align
 from .rpn import RegionProposalNetwork, RpnOutput, propose
 
@@ -42,7 +56,10 @@ class Detections:
 
 
 class FTMTLNet(nn.Module):
-    """The network; its parts are handed in, `build` makes the paper's."""
+    """The network; its parts are handed in, `build` makes the paper's.
+
+    `classification` maps (θ1, θ4, mask logits) to class logits [R, 3].
+    """
 
     def __init__(
         self,
@@ -52,7 +69,7 @@ class FTMTLNet(nn.Module):
         rpn: RegionProposalNetwork,
         detection: DetectionHead,
         segmentation: SegmentationHead,
-        classification: ClassificationHead,
+        classification: nn.Module,
     ) -> None:
         super().__init__()
         self.config = config
@@ -83,7 +100,7 @@ class FTMTLNet(nn.Module):
         """All three heads on θ1 [R, 7, 7, 1024], in parallel as in training."""
         deltas = self.detection(theta1)
         theta4, mask_logits = self.segmentation(theta1)
-        class_logits = self.classification(theta1, theta4, mask_logits)
+        class_logits: Tensor = self.classification(theta1, theta4, mask_logits)
         return HeadsOutput(deltas, unblock(mask_logits).float(), class_logits)
 
     def proposals(self, output: RpnOutput, extents: Tensor, keep: int) -> list[Tensor]:
@@ -145,15 +162,26 @@ def extents_of(valid: Tensor) -> Tensor:
     return torch.stack([valid.any(dim=1).sum(dim=1), valid.any(dim=2).sum(dim=1)], dim=1).float()
 
 
+CLASSIFIERS: dict[Variant, Callable[[], nn.Module]] = {
+    "ft-mtl-net": lambda: ClassificationHead(transfer),
+    "mask-rcnn": MaskRcnnClassificationHead,
+    "no-transfer": PlainClassificationHead,
+    "no-weight-map": lambda: ClassificationHead(transfer_unweighted),
+    "detached-weight-map": lambda: ClassificationHead(transfer_detached),
+    "average-pooling": lambda: ClassificationHead(transfer_averaged),
+}
+
+
 def build(config: NetworkConfig, *, frozen_backbone: int = 0) -> FTMTLNet:
-    """The paper's network; all weights but the backbone's from N(0, init_std), biases 0."""
+    """The network of `config.variant`; weights but the backbone's from N(0, init_std), biases 0."""
+    classification = CLASSIFIERS[config.variant]()
     network = FTMTLNet(
         config,
         backbone=Backbone(frozen=frozen_backbone),
         rpn=RegionProposalNetwork(sizes=config.anchor_sizes, ratios=config.anchor_ratios),
         detection=DetectionHead(),
         segmentation=SegmentationHead(),
-        classification=ClassificationHead(),
+        classification=classification,
     )
     for part in [*network.parts("rpn"), *network.parts("heads")]:
         for module in part.modules():
@@ -161,5 +189,7 @@ def build(config: NetworkConfig, *, frozen_backbone: int = 0) -> FTMTLNet:
                 nn.init.normal_(module.weight, std=config.init_std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+    if isinstance(classification, MaskRcnnClassificationHead):
+        classification.start(config.init_std)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
