@@ -1,0 +1,88 @@
+"""Masks: COCO's uncompressed run-length code, the box around a mask, its size.
+
+A mask is a bool array [height, width]. Runs go down the columns, zeros first. A box is
+[x, y, width, height] in pixels, 0 at the left and top edge of the first pixel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Box = tuple[float, float, float, float]
+Rle = dict[str, list[int]]  # {"size": [height, width], "counts": […]}
+Mask = Any  # a bool array [height, width]; numpy's own types need a newer Python
+
+
+def encode(mask: Mask) -> Rle:
+    """Run-length code of a mask [height, width]."""
+    height, width = mask.shape
+    pixels = np.asarray(mask, dtype=bool)
+    columns = np.flatnonzero(pixels.any(axis=0))
+    if columns.size == 0:
+        return {"size": [height, width], "counts": [height * width]}
+    first, last = int(columns[0]), int(columns[-1]) + 1  # a mass covers few columns
+    line = pixels[:, first:last].ravel(order="F")
+    turns = np.flatnonzero(line[1:] != line[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], turns, [line.size]])).tolist()
+    if line[0]:
+        counts.insert(0, 0)
+    counts[0] += first * height
+    after = (width - last) * height
+    if len(counts) % 2:
+        counts[-1] += after
+    elif after:
+        counts.append(after)
+    return {"size": [height, width], "counts": counts}
+
+
+def decode(rle: Rle) -> Mask:
+    """Mask [height, width] of a run-length code whose runs add up (`findings` checks that)."""
+    height, width = rle["size"]
+    values = np.arange(len(rle["counts"])) % 2 == 1
+    return np.repeat(values, np.asarray(rle["counts"], dtype=np.int64)).reshape(width, height).T
+
+
+def box_of(mask: Mask) -> Box | None:
+    """Smallest box around a mask; None where it is empty."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if rows.size == 0:
+        return None
+    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
+    x, y = int(columns[0]), int(rows[0])
+    return float(x), float(y), float(columns[-1] + 1 - x), float(rows[-1] + 1 - y)
+
+
+def measure(
+    mask: Mask, spacing_mm: tuple[float, float] | None
+) -> tuple[float | None, float | None]:
+    """Area (mm²) and longest Feret diameter (mm), pixel corner to pixel corner, at the detector.
+
+    `spacing_mm` is (x, y); without it the image is not calibrated: (None, None).
+    """
+    if spacing_mm is None:
+        return None, None
+    rows = np.flatnonzero(mask.any(axis=1))
+    if rows.size == 0:
+        return 0.0, 0.0
+    area = float(np.count_nonzero(mask)) * spacing_mm[0] * spacing_mm[1]
+    return area, diameter(mask, spacing_mm)
+
+
+def diameter(mask: Mask, spacing: tuple[float, float] = (1.0, 1.0)) -> float:
+    """Longest Feret diameter of a mask that is not empty, in units of `spacing` (x, y)."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    lines = mask[rows]
+    left = lines.argmax(axis=1)
+    right = mask.shape[1] - lines[:, ::-1].argmax(axis=1)
+    x = np.concatenate([left, right, left, right]) * spacing[0]
+    y = np.concatenate([rows, rows, rows + 1, rows + 1]) * spacing[1]
+    # The two corners that are farthest apart are corners of the convex hull, and those stick out
+    # farthest in some direction.
+    angles = np.linspace(0, np.pi, 180, endpoint=False)
+    along = np.outer(np.cos(angles), x) + np.outer(np.sin(angles), y)
+    hull = np.unique(np.concatenate([along.argmax(axis=1), along.argmin(axis=1)]))
+    across, down = x[hull], y[hull]
+    squares = (across[:, None] - across) ** 2 + (down[:, None] - down) ** 2
+    return float(np.sqrt(squares.max()))
