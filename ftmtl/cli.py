@@ -95,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="figures with intervals, and a report")
     evaluate.add_argument("--truth", type=Path, required=True, help="COCO JSON")
     evaluate.add_argument("--predictions", type=Path, required=True, help="COCO results")
+    evaluate.add_argument("--against", type=Path, metavar="FILE",
+                          help="COCO results of another model, to be compared in pairs")
     evaluate.add_argument("--out", type=Path, required=True, help="folder for the report")
     evaluate.set_defaults(command=_evaluate)
 
@@ -210,12 +212,18 @@ def _predict(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from ftmtl.evaluation import write_report
 
-    metrics = write_report(options.out, options.truth, options.predictions)
+    metrics = write_report(options.out, options.truth, options.predictions,
+                           against=options.against)
     headline: dict[str, Any] = {
         "TPR at FPI, IoU > 0.2": metrics["detection"]["iou>0.2"]["tpr_at_fpi"],
         "classification": {k: v for k, v in metrics["classification"].items() if k[:3] == "auc"},
         "segmentation": {k: v for k, v in metrics["segmentation"].items() if k[:4] == "dice"},
     }
+    if options.against:
+        headline["difference to the other"] = {
+            key: {k: row[k] for k in ("difference", "ci95", "p_bootstrap")}
+            for key, row in metrics["comparison"]["figures"].items()
+        }
     print(json.dumps(headline, indent=1))
     print(f"with intervals: {options.out / 'report.html'}")
     return 0

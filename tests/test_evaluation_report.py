@@ -91,7 +91,7 @@ def test_wrong_truth_is_named(coco, reason) -> None:
 
 
 def test_the_report_is_whole(tmp_path) -> None:
-    """Four files from two files: plots that can be read, HTML that needs nothing else."""
+    """Six files from two files: plots that can be read, HTML that needs nothing else."""
     coco, results = random_set(1)
     (tmp_path / "truth.json").write_text(json.dumps(coco))
     (tmp_path / "predictions.json").write_text(json.dumps(results))
@@ -101,16 +101,18 @@ def test_the_report_is_whole(tmp_path) -> None:
     )
     assert sorted(p.name for p in out.iterdir()) == [
         "froc.png",
+        "localisation.png",
         "metrics.json",
+        "reliability.png",
         "report.html",
         "roc.png",
     ]
     assert json.loads((out / "metrics.json").read_text()) == returned
-    assert returned == evaluate(coco, results, bootstraps=100)
-    for name in ("froc.png", "roc.png"):
+    assert returned == {**evaluate(coco, results, bootstraps=100), "folds": {}}
+    for name in ("froc.png", "roc.png", "localisation.png", "reliability.png"):
         assert matplotlib.image.imread(out / name).std() > 0.05
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 4
     assert not re.search(r"(src|href)=.?(?!.?data:)", page)
     assert "<h1>&lt;A &amp; B&gt;</h1>" in page
     assert f"{returned['classification']['auc_image']:.3f}" in page

@@ -1,8 +1,9 @@
 """What a reading is worth: FROC, ROC, Dice, each with its uncertainty over patients.
 
 The rooms in the order the data takes: `inputs` (truth and predictions as arrays), `matching` (which
-prediction found which mass), `froc`, `roc` and `dice` (the figures), `bootstrap` (their intervals),
-`evaluate` (all of them together) and `report` (files for people).
+prediction found which mass), `froc`, `localisation`, `roc`, `dice` and `reliability` (the figures),
+`bootstrap` (their intervals), `evaluate` (all of them together), `compare` (two models; `delong`)
+and `report` (files for people).
 """
 
 from ftmtl.evaluation.evaluate import evaluate, operating_points

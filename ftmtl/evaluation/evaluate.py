@@ -42,7 +42,9 @@ from ftmtl.evaluation.inputs import (
     parse_predictions,
     parse_truth,
 )
+from ftmtl.evaluation.localisation import LOCALISATION_FPI, froc_by_iou
 from ftmtl.evaluation.matching import CRITERIA, MISSED, detected, match
+from ftmtl.evaluation.reliability import Reliability, reliabilities
 from ftmtl.evaluation.roc import Ranking, group_ranking, mass_rankings
 
 FPI = (0.3, 0.8, 1.0, 3.67, 5.0)
@@ -63,6 +65,7 @@ class Judged:
     overlap: FloatArray  # [M] its IoU
     rankings: dict[str, Ranking]  # auc_mass_detected, auc_mass_all, auc_image, …
     unranked: dict[str, str]  # which of them do not exist at all, and why
+    reliability: dict[str, Reliability]  # mass, malignancy
     dice: FloatArray  # [n] of the masses in dice_mass
     dice_mass: IntArray  # [n]
     undrawn: str | None  # why n is 0
@@ -112,6 +115,7 @@ def judge(truth: Truth, predictions: Predictions) -> Judged:
         overlap=overlap,
         rankings=rankings,
         unranked=unranked,
+        reliability=reliabilities(truth, predictions, found["iou>0.2"], speaker, threshold),
         dice=values,
         dice_mass=drawn,
         undrawn=undrawn,
@@ -207,6 +211,46 @@ def _detected(judged: Judged, weights: FloatArray) -> dict[str, Any]:
     }
 
 
+def _localisation(judged: Judged, weights: FloatArray) -> dict[str, Any]:
+    sheet = _Sheet(weights)
+    for limit, analysis in froc_by_iou(judged.truth, judged.predictions).items():
+        key = f"{limit:g}"
+        if judged.truth.masses:
+            value = tpr_at(analysis.curve, LOCALISATION_FPI)
+            sheet.put(key, value, analysis.tpr(LOCALISATION_FPI))
+        else:
+            sheet.leave_out(key, "no mass to be found")
+    return {
+        "fpi": LOCALISATION_FPI,
+        "tpr_at_iou": sheet.figures,
+        "ci95": sheet.ci95,
+        "reasons": sheet.reasons,
+    }
+
+
+def _calibration(judged: Judged, weights: FloatArray) -> dict[str, Any]:
+    parts = {}
+    for name, stated in judged.reliability.items():
+        sheet = _Sheet(weights)
+        bins: list[list[float]] = []
+        if stated.undefined:
+            for key in ("ece", "brier"):
+                sheet.leave_out(key, stated.undefined)
+        else:
+            sheet.put("ece", stated.ece(), stated.ece_of)
+            sheet.put("brier", stated.brier(), stated.brier_of)
+            bins = np.stack(stated.bins(), axis=1).tolist()
+        parts[name] = {
+            **sheet.figures,
+            "ci95": sheet.ci95,
+            "n": len(stated.probability),
+            "true": int(stated.outcome.sum()),
+            "bins": bins,
+            "reasons": sheet.reasons,
+        }
+    return parts
+
+
 def _notes(judged: Judged) -> list[str]:
     """What a reader of the figures should know about this data and these predictions."""
     truth, notes = judged.truth, []
@@ -248,6 +292,8 @@ def summarise(judged: Judged, weights: FloatArray) -> dict[str, Any]:
         "detected": _detected(judged, weights),
         "classification": _classification(judged, weights),
         "segmentation": _segmentation(judged, weights),
+        "localisation": _localisation(judged, weights),
+        "calibration": _calibration(judged, weights),
         "notes": _notes(judged),
     }
 

@@ -3,6 +3,7 @@
 Truth is a COCO data set (categories 1 benign, 2 malignant), predictions are COCO results. Boxes are
 `[x, y, width, height]` in pixels. An annotation's `role` says what it is: "mass" (the default) is
 truth, "ignore" is a region that nobody has decided about, "hard_negative" is no truth at all.
+An image's `fold` is the part of a cross-validation that it was predicted in.
 Every overlap is a ratio of areas, so films that were stretched need no correction here.
 """
 
@@ -48,6 +49,7 @@ class Truth:
     patients: int  # P
     images_without_patient: int
     breast: IntArray  # [I] index of the image's breast
+    fold: IntArray | None  # [I] the fold that each image was held out in, where all have one
     mass_id: list[Any]
     mass_image: IntArray  # [M]
     mass_box: FloatArray  # [M, 4]
@@ -150,6 +152,7 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
     breasts: dict[Any, int] = {}
     patient: list[int] = []
     breast: list[int] = []
+    folds: list[int | None] = []
     nameless = 0
     for image in coco["images"]:
         image_id = image.get("id")
@@ -166,6 +169,13 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         patient.append(patients.setdefault(who, len(patients)))
         side = image.get("laterality")
         breast.append(breasts.setdefault((who, side), len(breasts)) if side else -1)
+        fold = image.get("fold")
+        if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool) or fold < 0):
+            raise refuse(f"image {image_id!r}", f"fold {fold!r} is not a number from 0")
+        folds.append(fold)
+    unfolded = folds.count(None)
+    if 0 < unfolded < len(folds):
+        raise refuse("data set", f"{unfolded} of {len(folds)} images have no fold")
 
     mass: dict[str, list[Any]] = {"id": [], "image": [], "box": [], "class": [], "mask": []}
     ignore: dict[str, list[Any]] = {"image": [], "box": []}
@@ -203,6 +213,7 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         patients=len(patients),
         images_without_patient=nameless,
         breast=_indices(breast),
+        fold=None if unfolded else _indices([fold for fold in folds if fold is not None]),
         mass_id=mass["id"],
         mass_image=_indices(mass["image"]),
         mass_box=_boxes(mass["box"]),

@@ -1,4 +1,4 @@
-"""FROC and ROC as pictures: what was measured, on how many, and how sure it is."""
+"""The figures as pictures: what was measured, on how many, and how sure it is."""
 
 from __future__ import annotations
 
@@ -163,4 +163,57 @@ def roc_plot(judged: Judged, result: Mapping[str, Any], weights: FloatArray) -> 
         fontsize=12,
         color=INK,
     )
+    return figure
+
+
+def localisation_plot(result: Mapping[str, Any]) -> Figure:
+    """The share of masses found against the IoU that counts as found (paper, figure 5b)."""
+    figure = _figure(6.4, 5.2)
+    axes = figure.subplots()
+    part = result["localisation"]
+    _dress(axes, "a hit has an IoU greater than", "masses found (true positive rate)")
+    axes.set_xlim(0.08, 0.92)
+    if result["masses"]:
+        limits = [float(limit) for limit in part["tpr_at_iou"]]
+        axes.plot(limits, list(part["tpr_at_iou"].values()), "o-", color=COLOURS[0],
+                  linewidth=1.8, markersize=4)
+        bounds = [part["ci95"][key] or (np.nan, np.nan) for key in part["tpr_at_iou"]]
+        low, high = np.asarray(bounds, dtype=np.float64).T
+        axes.fill_between(limits, low, high, color=COLOURS[0], alpha=0.14, linewidth=0)
+    else:
+        axes.text(0.5, 0.5, "no mass to be found", ha="center", color=QUIET)
+    axes.set_title(
+        f"Localisation at {part['fpi']:g} false positives an image\n{result['masses']} masses; "
+        f"band: 95 % patient bootstrap", fontsize=11, color=INK,
+    )
+    return figure
+
+
+def reliability_plot(result: Mapping[str, Any]) -> Figure:
+    """What was said against what was true, for being a mass and for being malignant."""
+    figure = _figure(11, 5.4)
+    panels = figure.subplots(1, 2, sharey=True)
+    sides = (("mass", "score: is it a mass?"), ("malignancy", "malignancy of a detected mass"))
+    for axes, (name, title) in zip(panels, sides, strict=True):
+        part = result["calibration"][name]
+        _dress(axes, "probability that was given", "")
+        axes.set_xlim(0, 1)
+        axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
+        axes.set_title(f"{title} (n = {part['n']}, {part['true']} true)", fontsize=11, color=INK)
+        if not part["bins"]:
+            axes.text(0.5, 0.5, part["reasons"]["ece"], ha="center", color=QUIET)
+            continue
+        said, true, count = np.asarray(part["bins"]).T
+        # How many stand behind a point, from the floor up: half the panel is all of them.
+        axes.bar(said, 0.5 * count / count.sum(), width=0.03, color=COLOURS[0], alpha=0.18)
+        label = (f"ECE {worded(part['ece'], part['ci95']['ece'])}\n"
+                 f"Brier {worded(part['brier'], part['ci95']['brier'])}")
+        axes.plot(said, true, "o-", color=COLOURS[0], linewidth=1.6, markersize=5, label=label)
+        for x, y, many in zip(said, true, count, strict=True):
+            axes.annotate(f"{many:.0f}", (x, y), xytext=(0, 7), textcoords="offset points",
+                          ha="center", fontsize=8, color=QUIET)
+        axes.legend(loc="upper left", frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
+    panels[0].set_ylabel("share that was true", color=INK)
+    figure.suptitle("Calibration: points are bins of equal width, with their counts; bars their "
+                    "share", fontsize=12, color=INK)
     return figure

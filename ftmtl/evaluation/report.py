@@ -1,4 +1,4 @@
-"""The figures as files: metrics.json for programs, report.html and two plots for people.
+"""The figures as files: metrics.json for programs, report.html and its plots for people.
 
 report.html is one file that can be mailed: the plots are inside it.
 """
@@ -16,6 +16,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ftmtl.atomic import atomic_write
+from ftmtl.evaluation.compare import compare, judge_by_fold, over_folds
 from ftmtl.evaluation.evaluate import DETECTED_FPI, judge, replicates_for, summarise
 from ftmtl.evaluation.inputs import (
     InvalidPredictions,
@@ -23,7 +24,14 @@ from ftmtl.evaluation.inputs import (
     parse_predictions,
     parse_truth,
 )
-from ftmtl.evaluation.plots import FROC_NAMES, froc_plot, roc_plot, worded
+from ftmtl.evaluation.plots import (
+    FROC_NAMES,
+    froc_plot,
+    localisation_plot,
+    reliability_plot,
+    roc_plot,
+    worded,
+)
 
 AUC_NAMES = {
     "auc_mass_detected": "AUC by mass, detected masses alone",
@@ -36,15 +44,59 @@ DICE_NAMES = {
     "dice_detected": "Dice, detected masses alone",
     "dice_all": "Dice, a missed mass counts 0",
 }
+CALIBRATION_NAMES = {
+    "mass": "score, of predictions that reach the 3.67-FPI threshold",
+    "malignancy": "malignancy, of detected masses",
+}
 
 
-def _png(figure: Figure) -> bytes:
+def figure_name(key: str) -> str:
+    """A compared figure's name for people; `tpr@FPI` is a TPR at IoU > 0.2."""
+    if key.startswith("tpr@"):
+        return f"TPR at {key.removeprefix('tpr@')} FPI"
+    return {**AUC_NAMES, **DICE_NAMES}[key]
+
+
+def probability_word(p: float | None) -> str:
+    """A p-value for people."""
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def comparison_table(rows: Mapping[str, Mapping[str, Any]], a: str, b: str) -> str:
+    """`compare`'s rows as an HTML table."""
+    tested = any("p_t_test" in row for row in rows.values())
+    head = ["figure", a, b, "difference (95 % interval)", "p, bootstrap", "p, DeLong"]
+    body = [
+        [
+            figure_name(key), f"{row['a']:.3f}", f"{row['b']:.3f}",
+            worded(row["difference"], row["ci95"]), probability_word(row["p_bootstrap"]),
+            probability_word(row.get("p_delong")),
+            *([probability_word(row["p_t_test"])] if tested else []), str(row.get("n", "")),
+        ]
+        for key, row in rows.items()
+    ]
+    return table([*head, *(["p, paired t-test over folds"] if tested else []), "n"], body)
+
+
+COMPARISON_NOTE = (
+    "The interval and the first p draw whole patients, the same for both. DeLong takes the "
+    "things ranked for independent, and the t-test the folds; both are kinder than they should "
+    "be. Detected masses: those that both detected. None is corrected for the number of figures."
+)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": "ftmtl"})
     return buffer.getvalue()
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table of plain texts."""
+
     def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
 
@@ -61,7 +113,7 @@ def _detection_table(parts: Mapping[str, Any]) -> str:
         [FROC_NAMES[name], *(worded(p["tpr_at_fpi"][rate], p["ci95"][rate]) for rate in rates)]
         for name, p in parts.items()
     ]
-    return _table(["hit", *(f"TPR at {rate} FPI" for rate in rates)], rows)
+    return table(["hit", *(f"TPR at {rate} FPI" for rate in rates)], rows)
 
 
 def _figure_rows(part: Mapping[str, Any], names: Mapping[str, str]) -> list[list[str]]:
@@ -80,7 +132,7 @@ body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:1080px;margin:2r
 padding:0 1rem}h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2rem}
 table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.3rem .9rem .3rem 0;border-bottom:1px solid #e4e4e4}
-th{font-weight:600}img{width:100%;height:auto}.quiet{color:#6b6b6b}
+th{font-weight:600}img{width:100%;height:auto}.half{max-width:560px}.quiet{color:#6b6b6b}
 """
 
 
@@ -95,6 +147,12 @@ def _html(result: Mapping[str, Any], plots: Mapping[str, bytes], title: str) -> 
     quality = [
         ["masses detected", worded(detected["fraction"], detected["ci95"]["fraction"])],
         ["their median IoU", worded(detected["median_iou"], detected["ci95"]["median_iou"])],
+    ]
+    calibration = [
+        [name, worded(part["ece"], part["ci95"]["ece"]),
+         worded(part["brier"], part["ci95"]["brier"]), f"{part['n']}, {part['true']} true",
+         part["reasons"].get("ece", "")]
+        for name, part in ((CALIBRATION_NAMES[k], p) for k, p in result["calibration"].items())
     ]
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in result["notes"])
     iou, threshold = detected["rule"]["iou"], detected["rule"]["threshold"]
@@ -122,16 +180,54 @@ whole patients. The bands in the plots are the same, point by point.</p>
 is a false positive.</p>
 <h2>Classification</h2>
 {picture("roc.png", "ROC curves")}
-{_table(["figure", "value", "n", ""], _figure_rows(result["classification"], AUC_NAMES))}
+{table(["figure", "value", "n", ""], _figure_rows(result["classification"], AUC_NAMES))}
 <p class="quiet">Detected: the best scored prediction with IoU &gt; {iou:g} that scores at least
 {threshold:.4f}, the threshold of {DETECTED_FPI:g} false positives an image. A prediction's
 malignancy is p(malignant) / (p(benign) + p(malignant)); an image, breast or patient has the largest
 of its predictions that pass the same threshold, and 0 where none does.</p>
 <h2>Segmentation and box quality</h2>
-{_table(["figure", "value", "n", ""], _figure_rows(result["segmentation"], DICE_NAMES))}
-{_table(["figure", "value"], quality)}
+<div class="half">{picture("localisation.png", "TPR against the IoU that counts as found")}</div>
+{table(["figure", "value", "n", ""], _figure_rows(result["segmentation"], DICE_NAMES))}
+{table(["figure", "value"], quality)}
+<h2>Calibration</h2>
+{picture("reliability.png", "reliability")}
+{table(["probability", "ECE", "Brier score", "n", ""], calibration)}
+<p class="quiet">ECE: how far what was said lies from what was true, over ten bins; with few things
+it is above 0 by chance alone, and its interval with it.</p>
+{_by_fold(result)}{_comparison(result)}
 </body></html>
 """
+
+
+def _by_fold(result: Mapping[str, Any]) -> str:
+    if not result["folds"]:
+        return ""
+    rows = [
+        [figure_name(key), plus_minus(part), *("–" if v is None else f"{v:.3f}"
+                                               for v in part["values"])]
+        for key, part in result["folds"].items()
+    ]
+    count = len(next(iter(result["folds"].values()))["values"])
+    return ("<h2>By fold</h2>"
+            + table(["figure", "mean ± SD", *(f"fold {i + 1}" for i in range(count))], rows)
+            + '<p class="quiet">Each fold judged alone, with thresholds of its own. The spread of '
+              "a few folds is no uncertainty; the intervals above are.</p>")
+
+
+def plus_minus(part: Mapping[str, Any]) -> str:
+    """The mean and the SD over folds, for people."""
+    if part["mean"] is None:
+        return "none"
+    return f"{part['mean']:.2f}" + ("" if part["sd"] is None else f" ± {part['sd']:.2f}")
+
+
+def _comparison(result: Mapping[str, Any]) -> str:
+    comparison = result.get("comparison")
+    if comparison is None:
+        return ""
+    rows = comparison_table(comparison["figures"], "this", "the other")
+    return (f"<h2>Against {html.escape(comparison['against'])}</h2>{rows}"
+            f'<p class="quiet">{COMPARISON_NOTE}</p>')
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -157,14 +253,17 @@ def write_report(
     truth: str | Path | Mapping[str, Any],
     predictions: str | Path | Sequence[Mapping[str, Any]],
     *,
+    against: str | Path | Sequence[Mapping[str, Any]] | None = None,
     bootstraps: int = 2000,
     seed: int = 0,
     title: str = "Evaluation",
 ) -> dict[str, Any]:
-    """Evaluate, write froc.png, roc.png, report.html and, last, metrics.json; return the metrics.
+    """Evaluate, write the plots, report.html and, last, metrics.json; return the metrics.
 
-    truth and predictions are paths of JSON files or their contents. Nothing is written when they
-    are refused; each file appears whole or not at all. Raises InvalidTruth, InvalidPredictions.
+    truth, predictions and `against` (a second model's, to be compared in pairs) are paths of JSON
+    files or their contents. Where the truth's images carry a `fold`, each fold is judged alone
+    besides. Nothing is written when they are refused; each file appears whole or not at all.
+    Raises InvalidTruth, InvalidPredictions.
     """
     coco, truth_name = _load(truth, InvalidTruth, "truth")
     results, predictions_name = _load(predictions, InvalidPredictions, "predictions")
@@ -175,9 +274,21 @@ def write_report(
         **summarise(judged, weights),
         "bootstrap": {"unit": "patient", "replicates": bootstraps, "seed": seed},
     }
+    folds = judge_by_fold(coco, results) if told.fold is not None else []
+    result["folds"] = over_folds(folds) if folds else {}
+    if against is not None:
+        others, other_name = _load(against, InvalidPredictions, "the other")
+        other = judge(told, parse_predictions(others, told, other_name))
+        other_folds = judge_by_fold(coco, others) if folds else []
+        result["comparison"] = {
+            "against": other_name,
+            "figures": compare(judged, other, weights, (folds, other_folds)),
+        }
     plots = {
-        "froc.png": _png(froc_plot(judged, result, weights)),
-        "roc.png": _png(roc_plot(judged, result, weights)),
+        "froc.png": png(froc_plot(judged, result, weights)),
+        "roc.png": png(roc_plot(judged, result, weights)),
+        "localisation.png": png(localisation_plot(result)),
+        "reliability.png": png(reliability_plot(result)),
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
