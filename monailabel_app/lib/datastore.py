@@ -122,7 +122,8 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         return {
             **self._stored_info(image_id)["image"],
             "name": image_id if image_id.lower().endswith(suffix) else image_id + suffix,
-            **{k: image.get(k) for k in ("width", "height", "laterality", "view", "patient_key")},
+            **{k: image.get(k) for k in ("width", "height", "spacing_mm")},
+            **{k: image.get(k) for k in ("laterality", "view", "patient_key")},
             "state": "labelled" if label else "unlabelled",
             "annotator": label.annotator if label else None,
             "time": label.time if label else None,

@@ -5,11 +5,25 @@ Each correction is one step that can be undone. Nothing here waits or talks to a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .findings import Finding, Findings
-from .masks import Box, Mask
+from .findings import Finding, Findings, Verdict, verdict_of, with_mask
+from .geometry import clip_box
+from .history import History
+from .i18n import _
+from .masks import Box, Mask, box_of
 from .signal import Signal
+
+
+@dataclass(frozen=True)
+class State:
+    """What an undo brings back."""
+
+    findings: tuple[Finding, ...]
+    comment: str = ""
+    cleared: bool = False  # a person said that there is no mass
 
 
 class Case:
@@ -28,7 +42,9 @@ class Case:
         threshold: float = 0.0,
         reason: str = "",
         labelled_by: str | None = None,
+        follows: str | None = None,
     ) -> None:
+        """`document` is as the server has it; see `restore` for a draft of it."""
         self.changed = Signal()
         self.selected_changed = Signal()
         self.image = document.image
@@ -36,74 +52,260 @@ class Case:
         self.based_on = based_on  # the label's version that this began from; 0: none
         self.reason = reason  # why this case comes next
         self.labelled_by = labelled_by
-        raise NotImplementedError
+        self.follows = follows  # the submission in the outbox that this began from
+        self.threshold = threshold  # of the score (1 − background); see `set_threshold`
+        self.selected: str | None = None
+        self.opened = document  # before any edit
+        self._history = History(State(document.findings))
+        self._clean = self._history.present
+        self._class_chosen: set[str] = set()  # added findings whose class a person chose
 
     # What there is
+
     @property
     def document(self) -> Findings:
-        """All findings as they stand; the verdict is the server's until the first edit."""
-        raise NotImplementedError
+        """All findings as they stand, also those below the threshold, with `verdict`."""
+        return replace(self.opened, findings=self._now.findings, verdict=self.verdict)
+
+    @property
+    def label(self) -> Findings:
+        """What is submitted: what is shown. A proposal that nobody was shown is no label."""
+        return replace(self.opened, findings=self.shown, verdict=self.verdict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The server's until the first edit, then the worst of what is shown and stands."""
+        if self._now.findings == self.opened.findings:
+            return self.opened.verdict
+        return verdict_of(self.shown)
 
     @property
     def shown(self) -> tuple[Finding, ...]:
         """Those to be seen: proposals from `threshold` on, and all that a person touched."""
-        raise NotImplementedError
+        return tuple(
+            finding
+            for finding in self._now.findings
+            if finding.status != "proposed" or finding.score >= self.threshold
+        )
 
-    threshold: float  # of the score (1 − background); set_threshold changes it
-    selected: str | None
-    dirty: bool  # edited since it was opened or submitted
-    comment: str  # about the image as a whole; goes with the submission
+    @property
+    def comment(self) -> str:
+        """A comment on the image as a whole; it goes with the submission."""
+        return self._now.comment
 
-    def set_threshold(self, threshold: float) -> None:
-        """Shows proposals from this score on; no step of the history."""
+    @property
+    def dirty(self) -> bool:
+        """Edited since it was opened or submitted."""
+        return self._now != self._clean
 
-    def select(self, finding_id: str | None) -> None:
-        """Selects a finding, or none."""
-
-    # Corrections: each one step
-    def accept(self, finding_id: str) -> None:
-        """It is a mass, as shown."""
-
-    def reject(self, finding_id: str) -> None:
-        """It is none. A finding that a person added goes away altogether."""
-
-    def set_label(self, finding_id: str, label: str) -> None:
-        """benign or malignant; the finding is then "edited" (an added one stays "added")."""
-
-    def set_box(self, finding_id: str, box: Box) -> None:
-        """The box was dragged: cut to the image; a mask that the model drew no longer fits."""
-
-    def add_box(self, box: Box, label: str = "malignant") -> str:
-        """A person's new finding; returns its id and selects it."""
-        raise NotImplementedError
-
-    def set_mask(self, finding_id: str, mask: Mask | None) -> None:
-        """The mask as the editor left it; the box moves with it. Unchanged: no step."""
-
-    def set_comment(self, text: str, finding_id: str | None = None) -> None:
-        """A comment on a finding, or on the image."""
-
-    def no_mass(self) -> None:
-        """No mass here: proposals are rejected, a person's own findings go."""
-
-    def accept_all(self) -> None:
-        """Accepts what `undecided` lists."""
-
-    def reject_all(self) -> None:
-        """Rejects what `undecided` lists."""
+    def find(self, finding_id: str) -> Finding:
+        """The finding of that id as it stands; KeyError without one."""
+        for finding in self._now.findings:
+            if finding.id == finding_id:
+                return finding
+        raise KeyError(finding_id)
 
     def undecided(self) -> tuple[Finding, ...]:
         """Shown proposals that nobody accepted or rejected yet."""
-        raise NotImplementedError
+        return tuple(finding for finding in self.shown if finding.status == "proposed")
+
+    def set_threshold(self, threshold: float) -> None:
+        """Shows proposals from this score on; no step of the history."""
+        self.threshold = threshold
+        self._tell()
+
+    def select(self, finding_id: str | None) -> None:
+        """Selects a finding, or none."""
+        if finding_id != self.selected:
+            self.selected = finding_id
+            self.selected_changed.emit(finding_id)
+
+    # Corrections: each one step
+
+    def accept(self, finding_id: str) -> None:
+        """It is a mass, as shown."""
+        self._step(_("accept {id}").format(id=finding_id), self._accepted([finding_id]))
+
+    def reject(self, finding_id: str) -> None:
+        """It is none. A finding that a person added goes away altogether."""
+        self._step(_("reject {id}").format(id=finding_id), self._rejected([finding_id]))
+
+    def accept_all(self) -> None:
+        """Accepts what `undecided` lists."""
+        self._step(_("accept all"), self._accepted(f.id for f in self.undecided()))
+
+    def reject_all(self) -> None:
+        """Rejects what `undecided` lists."""
+        self._step(_("reject all"), self._rejected(f.id for f in self.undecided()))
+
+    def no_mass(self) -> None:
+        """No mass here: proposals are rejected, a person's own findings go."""
+        state = replace(self._rejected(f.id for f in self.shown), cleared=True)
+        self._step(_("no mass here"), state)
+
+    def set_label(self, finding_id: str, label: str) -> None:
+        """benign or malignant; the finding is then "edited" (an added one stays "added")."""
+        self._class_chosen.add(finding_id)
+        finding = self.find(finding_id)
+        if finding.label != label:
+            self._change(_("class of {id}"), replace(finding, label=label))
+
+    def set_box(self, finding_id: str, box: Box) -> None:
+        """The box was dragged: cut to the image; below one pixel of it, nothing happens.
+
+        A mask that the model drew for the old box goes; one that a person drew is cut to it.
+        """
+        finding, clipped = self.find(finding_id), self._clipped(box)
+        if clipped is None or clipped == finding.bbox:
+            return
+        if finding.mask_source == "annotated":
+            cut = _cut(finding.mask(), clipped)
+            finding = with_mask(finding, cut, "annotated", self.image)
+        else:
+            finding = with_mask(finding, None, "none", self.image)
+        self._change(_("box of {id}"), replace(finding, bbox=clipped))
+
+    def add_box(self, box: Box, label: str = "malignant") -> str | None:
+        """A person's new finding; returns its id and selects it. None outside the image."""
+        clipped = self._clipped(box)
+        if clipped is None:
+            return None
+        known, number = {finding.id for finding in self._now.findings}, 1
+        while f"A{number}" in known:
+            number += 1
+        finding = Finding(f"A{number}", label, clipped, "annotator", "added")
+        state = replace(self._now, findings=(*self._now.findings, finding), cleared=False)
+        self._step(_("add {id}").format(id=finding.id), state)
+        self.select(finding.id)
+        return finding.id
+
+    def set_mask(self, finding_id: str, mask: Mask | None) -> None:
+        """The mask as the editor left it; the box moves with it. Unchanged: no step.
+
+        An empty mask leaves the box alone.
+        """
+        finding = self.find(finding_id)
+        changed = with_mask(finding, mask, "annotated", self.image)
+        if changed.segmentation == finding.segmentation:
+            return
+        box = None if mask is None else box_of(mask)
+        self._change(_("mask of {id}"), replace(changed, bbox=box or finding.bbox))
+
+    def set_comment(self, text: str, finding_id: str | None = None) -> None:
+        """A comment on a finding, or on the image."""
+        if finding_id is None:
+            self._step(_("comment"), replace(self._now, comment=text))
+        else:
+            finding = replace(self.find(finding_id), comment=text)
+            self._step(_("comment on {id}").format(id=finding_id), self._with([finding]))
+
+    def apply_answer(self, finding_id: str, asked: Box, answer: Finding) -> bool:
+        """What the model said about the box `asked`: scores, and a mask unless a person drew one.
+
+        It belongs to the step that asked. False where it comes too late: the finding has gone or
+        its box is another by now.
+        """
+        finding = next((f for f in self._now.findings if f.id == finding_id), None)
+        if finding is None or finding.bbox != asked:
+            return False
+        finding = replace(finding, scores=answer.scores, malignancy=answer.malignancy)
+        if finding.mask_source != "annotated":
+            finding = with_mask(finding, answer.mask(), "model", self.image)
+        if finding.status == "added" and finding_id not in self._class_chosen:
+            finding = replace(finding, label=answer.label)
+        self._history.amend(self._with([finding]))
+        self._tell()
+        return True
 
     # The past
-    can_undo: bool
-    can_redo: bool
-    undo_name: str  # of the step that undo takes back, for a tooltip
-    redo_name: str
+
+    @property
+    def undo_name(self) -> str:
+        """The step that undo takes back, for a tooltip; empty: there is none."""
+        return self._history.undo_name
+
+    @property
+    def redo_name(self) -> str:
+        """The step that redo does again; empty: there is none."""
+        return self._history.redo_name
 
     def undo(self) -> None:
         """Takes the last step back."""
+        self._history.undo()
+        self._tell()
 
     def redo(self) -> None:
         """Does it again."""
+        self._history.redo()
+        self._tell()
+
+    def restore(self, state: State) -> None:
+        """Goes on from a draft: one step, so that undo shows the case as the server has it."""
+        self._step(_("restored edits"), state)
+
+    @property
+    def state(self) -> State:
+        """What a draft keeps."""
+        return self._now
+
+    def mark_submitted(self, state: State) -> None:
+        """`state` was handed in; the case is dirty only if it has changed since."""
+        self._clean = state
+        self._tell()
+
+    # Inside
+
+    @property
+    def _now(self) -> State:
+        state: State = self._history.present
+        return state
+
+    def _clipped(self, box: Box) -> Box | None:
+        return clip_box(box, self.image.width, self.image.height)
+
+    def _with(self, changed: Iterable[Finding], without: Iterable[str] = ()) -> State:
+        news, gone = {f.id: f for f in changed}, set(without)
+        kept = (news.get(f.id, f) for f in self._now.findings if f.id not in gone)
+        return replace(self._now, findings=tuple(kept))
+
+    def _accepted(self, ids: Iterable[str]) -> State:
+        findings = [self.find(finding_id) for finding_id in ids]
+        open_ones = (f for f in findings if f.status in ("proposed", "rejected"))
+        state = self._with(replace(f, status=self._status_kept(f)) for f in open_ones)
+        return replace(state, cleared=False)
+
+    def _rejected(self, ids: Iterable[str]) -> State:
+        findings = [self.find(finding_id) for finding_id in ids]
+        own = [f.id for f in findings if f.source == "annotator"]
+        return self._with((replace(f, status="rejected") for f in findings), without=own)
+
+    def _status_kept(self, finding: Finding) -> str:
+        """ "accepted", or "edited" for one that was edited before it was rejected."""
+        opened = {f.id: f for f in self.opened.findings}.get(finding.id, finding)
+        same = (finding.bbox, finding.segmentation, finding.label)
+        return "accepted" if same == (opened.bbox, opened.segmentation, opened.label) else "edited"
+
+    def _change(self, name: str, finding: Finding) -> None:
+        status = "added" if finding.status == "added" else "edited"
+        state = replace(self._with([replace(finding, status=status)]), cleared=False)
+        self._step(name.format(id=finding.id), state)
+
+    def _step(self, name: str, state: State) -> None:
+        if state != self._now:
+            self._history.step(state, name)
+            self._tell()
+
+    def _tell(self) -> None:
+        if self.selected not in {finding.id for finding in self._now.findings}:
+            self.select(None)
+        self.changed.emit()
+
+
+def _cut(mask: Mask, box: Box) -> Mask:
+    """The part of a mask whose pixels lie in the box, if only by their centres."""
+    x, y, width, height = box
+    cut = mask.copy()
+    left, right = round(x), round(x + width)
+    top, bottom = round(y), round(y + height)
+    cut[:top], cut[bottom:], cut[:, :left], cut[:, right:] = False, False, False, False
+    return cut

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from . import masks
+from .i18n import _
 from .masks import Box, Mask, Rle
 
 SCHEMA_VERSION = 1
@@ -27,7 +28,11 @@ KEPT = frozenset({"accepted", "edited", "added"})  # a person stands by these
 EDITED_RULE = "maximum over findings; a person's label counts 0 or 1"
 OUTSIDE = 0.01  # pixels by which a box may stick out of its image: rounding
 
+LARGEST_SIDE = 65535
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PATIENT_KEY = re.compile(r"[0-9a-f]{16}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class InvalidFindings(ValueError):
@@ -97,21 +102,22 @@ class Findings:
     verdict: Verdict
     model: dict[str, str] | None = field(default=None, hash=False)
 
-    def get(self, finding_id: str) -> Finding:
-        """The finding of that id; KeyError without one."""
-        for finding in self.findings:
-            if finding.id == finding_id:
-                return finding
-        raise KeyError(finding_id)
-
     def to_json(self) -> dict[str, Any]:
         """The document as plain dicts, lists, strings and numbers."""
-        raise NotImplementedError
+        image = asdict(self.image)
+        image["spacing_mm"] = image["spacing_mm"] and list(image["spacing_mm"])
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "image": image,
+            "model": self.model and dict(self.model),
+            "findings": [{**vars(f), "bbox": list(f.bbox)} for f in self.findings],
+            "verdict": asdict(self.verdict),
+        }
 
     @classmethod
     def from_json(cls, document: Any) -> Findings:
         """Reads and checks a document. Raises InvalidFindings."""
-        raise NotImplementedError
+        return _read_document(document)
 
 
 def verdict_of(findings: Iterable[Finding], how: str = EDITED_RULE) -> Verdict:
@@ -149,3 +155,143 @@ def _malignancy(finding: Finding) -> float:
     if finding.malignancy is None or finding.status in KEPT:
         return 1.0 if finding.label == "malignant" else 0.0
     return finding.malignancy
+
+
+# --- reading a document ---------------------------------------------------------------------
+
+
+def _read_document(document: Any) -> Findings:
+    names = ("schema_version", "image", "model", "findings", "verdict")
+    fields = _object(document, "The document", names)
+    if not _is_number(fields["schema_version"]) or fields["schema_version"] != SCHEMA_VERSION:
+        raise InvalidFindings(
+            _("The document is of version {version}, and this panel knows only {known}.").format(
+                version=fields["schema_version"], known=SCHEMA_VERSION
+            )
+        )
+    image = _read_image(fields["image"])
+    _need(isinstance(fields["findings"], list), "The document", "findings")
+    findings = tuple(_read_finding(value, image) for value in fields["findings"])
+    if len({finding.id for finding in findings}) < len(findings):
+        raise InvalidFindings(_("Two findings have the same id."))
+    return Findings(
+        image, findings, _read_verdict(fields["verdict"]), _read_model(fields["model"])
+    )
+
+
+def _read_image(value: Any) -> ImageInfo:
+    here = "image"
+    fields = _object(value, here, tuple(ImageInfo.__dataclass_fields__))
+    _need(isinstance(fields["id"], str) and fields["id"] != "", here, "id")
+    for side in ("width", "height"):
+        number = fields[side]
+        _need(_is_number(number, 1, LARGEST_SIDE) and number == int(number), here, side)
+    spacing = fields["spacing_mm"]
+    if spacing is not None:
+        _numbers(spacing, 2, here, "spacing_mm")
+        _need(min(spacing) > 0, here, "spacing_mm")
+    key = fields["patient_key"]
+    _need(fields["laterality"] in ("L", "R", None), here, "laterality")
+    _need(fields["view"] is None or isinstance(fields["view"], str), here, "view")
+    _need(key is None or _matches(_PATIENT_KEY, key), here, "patient_key")
+    return ImageInfo(
+        **{
+            **fields,
+            "width": int(fields["width"]),
+            "height": int(fields["height"]),
+            "spacing_mm": spacing and (float(spacing[0]), float(spacing[1])),
+        }
+    )
+
+
+def _read_model(value: Any) -> dict[str, str] | None:
+    if value is None:
+        return None
+    fields = _object(value, "model", ("name", "version", "sha256"))
+    for name in ("name", "version"):
+        _need(isinstance(fields[name], str) and fields[name] != "", "model", name)
+    _need(_matches(_SHA256, fields["sha256"]), "model", "sha256")
+    return fields
+
+
+def _read_verdict(value: Any) -> Verdict:
+    fields = _object(value, "verdict", ("malignancy", "label", "how"))
+    _need(_is_number(fields["malignancy"], 0, 1), "verdict", "malignancy")
+    _need(fields["label"] in ("malignant", "benign", "no finding"), "verdict", "label")
+    _need(isinstance(fields["how"], str) and fields["how"] != "", "verdict", "how")
+    if fields["label"] == "no finding":
+        _need(fields["malignancy"] == 0, "verdict", "malignancy")
+    return Verdict(float(fields["malignancy"]), fields["label"], fields["how"])
+
+
+def _read_finding(value: Any, image: ImageInfo) -> Finding:
+    name = value.get("id") if isinstance(value, dict) else None
+    here = f"finding {name}" if isinstance(name, str) else "finding"
+    fields = _object(value, here, tuple(Finding.__dataclass_fields__))
+    _need(_matches(_ID, fields["id"]), here, "id")
+    for field_name, options in (
+        ("label", LABELS), ("mask_source", MASK_SOURCES), ("source", SOURCES), ("status", STATUSES)
+    ):
+        _need(fields[field_name] in options, here, field_name)
+    _need(isinstance(fields["comment"], str), here, "comment")
+    scores = fields["scores"]
+    if scores is not None:
+        _object(scores, here, CLASSES)
+        _need(all(_is_number(scores[name], 0, 1) for name in CLASSES), here, "scores")
+        _need(abs(sum(scores.values()) - 1) <= 0.01, here, "scores")
+    for field_name, most in (("malignancy", 1), ("area_mm2", None), ("diameter_mm", None)):
+        number = fields[field_name]
+        _need(number is None or _is_number(number, 0, most), here, field_name)
+        uncalibrated = most is None and image.spacing_mm is None
+        _need(number is None or not uncalibrated, here, field_name)
+    x, y, width, height = _numbers(fields["bbox"], 4, here, "bbox")
+    inside = min(x, y) >= -OUTSIDE and x + width <= image.width + OUTSIDE
+    inside = inside and y + height <= image.height + OUTSIDE
+    _need(inside and min(width, height) > 0, here, "bbox")
+    rle = fields["segmentation"]
+    _need((rle is None) == (fields["mask_source"] == "none"), here, "mask_source")
+    if rle is not None:
+        runs = _object(rle, here, ("size", "counts"))
+        size = _numbers(runs["size"], 2, here, "segmentation")
+        _need(list(size) == [image.height, image.width], here, "segmentation")
+        counts = _numbers(runs["counts"], None, here, "segmentation")
+        whole = all(count >= 0 and count == int(count) for count in counts)
+        _need(whole and sum(counts) == image.height * image.width, here, "segmentation")
+        _need(any(counts[1::2]), here, "segmentation")
+        rle = {"size": [image.height, image.width], "counts": [int(count) for count in counts]}
+    return Finding(**{**fields, "bbox": (x, y, width, height), "segmentation": rle})
+
+
+def _object(value: Any, here: str, names: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(value, dict) or set(value) != set(names):
+        raise InvalidFindings(
+            _("{where} is not an object of {names}.").format(where=here, names=", ".join(names))
+        )
+    return dict(value)
+
+
+def _numbers(value: Any, length: int | None, here: str, name: str) -> tuple[float, ...]:
+    _need(isinstance(value, list) and length in (None, len(value)), here, name)
+    _need(all(_is_number(number) for number in value), here, name)
+    return tuple(value)
+
+
+def _is_number(value: Any, least: float | None = None, most: float | None = None) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    if not abs(value) < 1e300:  # not finite, or a whole number too long to be one here
+        return False
+    return (least is None or value >= least) and (most is None or value <= most)
+
+
+def _matches(pattern: re.Pattern[str], value: Any) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _need(holds: bool, here: str, name: str) -> None:
+    if not holds:
+        raise InvalidFindings(
+            _("{name} of {where} is not as the server and this panel agreed.").format(
+                name=name, where=here
+            )
+        )

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from typing import Any, Callable
 
-from .ports import Timer
+from .ports import Cancelled, Timer
 from .signal import Signal
 
 PUMP_MILLISECONDS = 20
 
 
-class Cancelled(Exception):
-    """The work was cancelled; nobody waits for its answer."""
-
-
 class Job:
     """One piece of work under way; also the `Cancellation` that the work looks at."""
 
-    def __init__(self, name: str, key: str | None, case: str | None) -> None:
-        self.name, self.key, self.case = name, key, case
+    def __init__(self, name: str, key: str | None, case: str | None, lasting: bool) -> None:
+        self.name, self.key, self.case, self.lasting = name, key, case, lasting
         self._lock = threading.Lock()
         self._cancelled = False
         self._closers: list[Callable[[], None]] = []
@@ -69,16 +66,17 @@ class Jobs:
         self._answers: queue.Queue = queue.Queue()
         self._running: list[Job] = []
         self._case: str | None = None
+        self._later: list[tuple[float, Callable[[], None]]] = []
         timer.start(PUMP_MILLISECONDS, self.pump)
 
     @property
     def running(self) -> list[str]:
         """The names of what is under way, oldest first; background work has none."""
-        return [job.name for job in self._running if job.name]
+        return [job.name for job in self._running if job.name and not job.cancelled]
 
     def is_running(self, key: str) -> bool:
-        """Whether a job of that key is under way."""
-        return any(job.key == key for job in self._running)
+        """Whether a job of that key is under way and wanted."""
+        return any(job.key == key and not job.cancelled for job in self._running)
 
     def start(
         self,
@@ -89,16 +87,18 @@ class Jobs:
         name: str = "",
         key: str | None = None,
         case: str | None = None,
+        lasting: bool = False,
     ) -> Job | None:
         """Runs `work(job)` on a thread of its own, then `done(answer)` or `failed(error)`.
 
         `name` is what a person reads while it runs (empty: work in the background). While a job
         of the same `key` is under way, nothing is started and None returned. With a `case`, the
         answer is dropped unless that case is still the open one (`open_case`) when it comes.
+        A `lasting` job is cancelled by its key only, not with everything else.
         """
         if key is not None and self.is_running(key):
             return None
-        job = Job(name, key, case)
+        job = Job(name, key, case, lasting)
         self._running.append(job)
 
         def run() -> None:
@@ -113,21 +113,34 @@ class Jobs:
         self.changed.emit()
         return job
 
+    def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Calls `call` after so many seconds; what is returned calls it off."""
+        entry = (time.monotonic() + seconds, call)
+        self._later.append(entry)
+        return lambda: self._later.remove(entry) if entry in self._later else None
+
     def open_case(self, case: str | None) -> None:
         """Says which case is open now; work for every other case is cancelled."""
         self._case = case
         for job in list(self._running):
             if job.case is not None and job.case != case:
                 job.cancel()
+        self.changed.emit()
 
     def cancel(self, key: str | None = None) -> None:
-        """Cancels the jobs of that key; all that have a name (a person waits for) without one."""
+        """Cancels the jobs of that key; without one, all that a person waits for."""
         for job in list(self._running):
-            if job.key == key if key is not None else job.name:
+            if job.key == key if key is not None else job.name and not job.lasting:
                 job.cancel()
+        self.changed.emit()
 
     def pump(self) -> None:
-        """Delivers the answers that have come. The timer calls it; tests may too."""
+        """Delivers the answers that have come, and makes the calls that are due."""
+        now = time.monotonic()
+        for entry in [entry for entry in self._later if entry[0] <= now]:
+            if entry in self._later:  # an earlier one may have called it off
+                self._later.remove(entry)
+                entry[1]()
         while True:
             try:
                 job, deliver, value = self._answers.get_nowait()
@@ -142,6 +155,7 @@ class Jobs:
     def close(self) -> None:
         """Cancels everything and stops the timer; late answers go nowhere."""
         self._timer.stop()
+        self._later.clear()
         for job in self._running:
             job.cancel()
 

@@ -38,6 +38,10 @@ class LabelFiles(Protocol):
         ...
 
 
+class Cancelled(Exception):
+    """The work was cancelled; nobody waits for its answer."""
+
+
 class Cancellation(Protocol):
     """Lets work on another thread hear that nobody waits for it any more."""
 

@@ -5,21 +5,36 @@ All methods are called on the main thread and return at once; answers come throu
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
+from . import disk, failures
 from .case import Case
 from .client import Client
-from .jobs import Jobs
+from .connection import Connection
+from .drafts import Drafts
+from .failures import Failure
+from .findings import Findings, InvalidFindings
+from .i18n import _
+from .jobs import Job, Jobs
+from .opening import Fetched, fetch
+from .outbox import Outbox
 from .ports import LabelFiles
+from .sending import Sending
 from .signal import Signal
+from .worklist import Row, Worklist
+
+OPENING, NEXT, LIST = "opening", "next", "list"
+NOBODY = "reader"
 
 
 class Session:
     """Connection, work list, open case and outbox of one reader.
 
-    `connection` (status, info), `worklist`, `outbox` are rooms of their own, with signals of
-    their own. `case` is the open case or None.
+    `connection`, `worklist` and `sending` (the outbox and its way to the server) are rooms of
+    their own, with signals of their own. `case` is the open case or None.
     `case_changed()`: another case is open, or none. `said(sentence)`: something to tell, e.g. a
     failure or a label that was sent. `opening(image_id or None)`: a case is being fetched.
     """
@@ -30,45 +45,269 @@ class Session:
         label_files: LabelFiles,
         folder: Path,
         *,
-        client_id: str,
         make_client: Callable[..., Client] = Client,
     ) -> None:
-        """`folder` keeps drafts and the outbox, in a folder for each server and client."""
+        """`folder` keeps drafts and outbox, in a folder for each server and client."""
         self.case_changed = Signal()
         self.opening = Signal()
         self.said = Signal()
         self.case: Case | None = None
-        raise NotImplementedError
+        self.jobs = jobs
+        self.connection = Connection(jobs)
+        self.worklist = Worklist()
+        self.sending = Sending(jobs, self.connection, self.said.emit)
+        self.drafts: Drafts | None = None
+        self._label_files, self._folder, self._make_client = label_files, folder, make_client
+        self._images = Path(tempfile.mkdtemp(prefix="mammoreview-"))
+        self._token: str | None = None  # of the open case, to know late answers by
+        self._opened_cases = 0
+        self._counts: tuple[int, int] | None = None
+        self.connection.established.connect(self._on_established)
+        self.connection.changed.connect(self._on_connection)
+        self.sending.arrived.connect(self._on_arrived)
 
-    def connect(self, address: str, token: str = "") -> None:
-        """Connects, reads the work list, sends what the outbox holds, and stays connected."""
+    # The server
+
+    def connect(self, address: str, token: str = "", client_id: str = NOBODY) -> None:
+        """Connects, reads the work list, sends what the outbox holds, and stays connected.
+
+        The open case is closed; its draft stays. Says why where the address is none.
+        """
+        try:
+            client = self._make_client(address, token=token, client_id=client_id or NOBODY)
+        except Failure as failure:
+            self.said.emit(str(failure))
+            return
+        self.disconnect()
+        own = self._folder / disk.name_for(f"{client.address} {client.client_id}")
+        self.drafts = Drafts(own / "drafts")
+        self.sending.use(Outbox(own / "outbox"))
+        self.connection.open(client)
 
     def disconnect(self) -> None:
-        """Ends the connection; drafts and outbox stay."""
+        """Ends the connection and closes the case; drafts and outbox stay."""
+        self.close_case()
+        self.cancel()
+        self.connection.close()
+        self.worklist.load({})
+        self._counts = None
+
+    def refresh(self) -> None:
+        """Reads the work list again."""
+        client = self.connection.client
+        if client is not None:
+            self.jobs.start(client.datastore, self.worklist.load, self._failed, key=LIST)
+
+    def cancel(self) -> None:
+        """Gives up what a person waits for: opening a case, asking the model."""
+        self.jobs.cancel()
+        self.opening.emit(None)
+
+    # Cases
 
     def open(self, image_id: str, *, reason: str = "") -> None:
-        """Fetches image and findings (a labelled case: its label; a draft: the draft), opens it.
+        """Fetches image and findings, and opens them: a draft, else what waits in the outbox, else
+        the label that stands, else what the model finds.
 
-        The case that was open before is left with its draft kept: ask before if it is `dirty`.
+        The case that was open stays open until the new one is there; its draft is on disk.
         """
+        client, info = self.connection.client, self.connection.info
+        row = self.worklist.find(image_id)
+        if client is None or info is None or self.drafts is None:
+            self.said.emit(_("Connect to a server first."))
+            return
+        if row is None:
+            self.said.emit(_("There is no image {id} in the work list.").format(id=image_id))
+            return
+        self.jobs.cancel(OPENING)
+        draft = self.drafts.find(image_id)
+        waiting = self.sending.latest(image_id) if draft is None else None
+        stored = draft is not None or waiting is not None
+
+        def work(job: Job) -> Fetched:
+            return fetch(client, row, self._images, info.floor, stored=stored, stop=job)
+
+        def done(fetched: Fetched) -> None:
+            self.opening.emit(None)
+            if draft is not None:
+                self._open_draft(draft, fetched, info.threshold)
+            elif waiting is not None:
+                document = self._read_label(waiting[1], row)
+                self._show(document, fetched, info.threshold, reason, follows=waiting[0])
+            elif fetched.label is not None:
+                self._show(self._read_label(fetched.label, row), fetched, info.threshold, reason)
+            else:
+                self._show(fetched.document, fetched, info.threshold, reason)
+
+        self.opening.emit(image_id)
+        name = _("Opening {title}").format(title=row.title)
+        self.jobs.start(work, done, self._opening_failed, name=name, key=OPENING)
 
     def open_next(self, strategy: str) -> None:
         """Opens what the server's strategy says is next."""
+        client = self.connection.client
+        if client is None:
+            self.said.emit(_("Connect to a server first."))
+            return
+        after = self.case.image.id if self.case is not None else None
+
+        def work(job: Job) -> dict[str, Any] | None:
+            return client.next_image(strategy, after=after, stop=job)
+
+        def done(found: dict[str, Any] | None) -> None:
+            if found is None:
+                nothing = _("Nothing is left: every image is labelled or with another reader.")
+                self.said.emit(nothing)
+            else:
+                self.open(found["id"], reason=str(found.get("reason") or ""))
+
+        self.jobs.start(work, done, self._failed, name=_("Asking what is next"), key=NEXT)
+
+    def open_beside(self, step: int) -> None:
+        """Opens the next (1) or previous (−1) case of the list as it is shown."""
+        row = self.worklist.beside(step)
+        if row is not None:
+            self.open(row.id)
 
     def ask_model(self, finding_id: str) -> None:
         """Asks the model for a mask and a score of the finding's box; applies them when they come.
 
         No step of the history: they belong to the drag or the new box that asked.
         """
+        client, case = self.connection.client, self.case
+        if client is None or case is None:
+            return
+        box, key = case.find(finding_id).bbox, f"box {finding_id}"
+
+        def work(job: Job) -> Findings:
+            document = client.infer(case.image.id, boxes=[list(box)], stop=job)
+            return Findings.from_json(document)
+
+        def done(answer: Findings) -> None:
+            case.apply_answer(finding_id, box, answer.findings[0])
+
+        self.jobs.cancel(key)
+        name = _("Asking the model about {id}").format(id=finding_id)
+        self.jobs.start(work, done, self._failed, name=name, key=key, case=self._token)
 
     def discard_edits(self) -> None:
         """Forgets the draft of the open case and opens it afresh."""
+        case = self.case
+        if case is not None and self.drafts is not None:
+            self.close_case()
+            self.drafts.forget(case.image.id)
+            self.open(case.image.id, reason=case.reason)
 
-    def submit(self) -> None:
-        """Puts the open case into the outbox and sends it; ask about `case.undecided()` before."""
+    def submit(self) -> bool:
+        """Puts the open case into the outbox and sends it; ask about `case.undecided()` before.
+
+        False where this computer's disk refuses; then the case stays as it is.
+        """
+        case = self.case
+        if case is None or self.drafts is None:
+            return False
+        state = case.state
+        try:
+            parcel = self.sending.put(
+                case, lambda file: self._label_files.write(case.label, file)
+            )
+        except OSError as error:
+            self.said.emit(str(failures.of_disk(error)))
+            return False
+        case.follows = parcel.submission_id
+        case.mark_submitted(state)
+        return True
 
     def close_case(self) -> None:
         """Closes the open case; its draft stays if it is dirty."""
+        if self.case is not None:
+            self.case.changed.disconnect(self._keep)
+            self._set_case(None)
 
     def close(self) -> None:
         """The panel goes: drafts are on disk, jobs are cancelled, temporary images deleted."""
+        self.connection.close()
+        self.jobs.close()
+        shutil.rmtree(self._images, ignore_errors=True)
+
+    # Inside
+
+    def _read_label(self, file: Path, row: Row) -> Findings:
+        return self._label_files.read(file, row.image)
+
+    def _open_draft(self, draft: Any, fetched: Fetched, threshold: float) -> None:
+        self._show(
+            draft.opened, fetched, threshold, draft.reason,
+            based_on=draft.based_on, follows=draft.follows,
+        )
+        assert self.case is not None
+        self.case.restore(draft.state)
+        self.said.emit(_("Your unfinished edits of this image are back."))
+
+    def _show(
+        self,
+        document: Findings | None,
+        fetched: Fetched,
+        threshold: float,
+        reason: str,
+        *,
+        based_on: int | None = None,
+        follows: str | None = None,
+    ) -> None:
+        assert document is not None
+        self.close_case()
+        case = Case(
+            document,
+            fetched.image_file,
+            based_on=fetched.version if based_on is None else based_on,
+            threshold=threshold,
+            reason=reason,
+            labelled_by=fetched.annotator,
+            follows=follows,
+        )
+        case.changed.connect(self._keep)
+        self._set_case(case)
+
+    def _set_case(self, case: Case | None) -> None:
+        self.case = case
+        self._opened_cases += 1
+        self._token = None if case is None else f"{self._opened_cases} {case.image.id}"
+        self.jobs.open_case(self._token)
+        self.worklist.set_current(None if case is None else case.image.id)
+        self.case_changed.emit()
+
+    def _keep(self) -> None:
+        if self.case is not None and self.drafts is not None:
+            try:
+                self.drafts.keep(self.case)
+            except OSError as error:
+                self.said.emit(str(failures.of_disk(error)))
+
+    def _on_established(self) -> None:
+        self.refresh()
+        self.sending.send()
+
+    def _on_connection(self) -> None:
+        info = self.connection.info
+        if info is not None and info.counts != self._counts:
+            if self._counts is not None:  # somebody labelled or added an image
+                self.refresh()
+            self._counts = info.counts
+
+    def _on_arrived(self, submission_id: str, image_id: str, version: int) -> None:
+        case = self.case
+        if case is not None and case.image.id == image_id and case.follows == submission_id:
+            case.based_on, case.follows = version, None
+        self.refresh()
+
+    def _opening_failed(self, error: Exception) -> None:
+        self.opening.emit(None)
+        self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, (Failure, InvalidFindings)):
+            self.said.emit(str(error))
+        else:
+            raise error
+        if isinstance(error, Failure) and error.kind in failures.WAY:
+            self.connection.check()

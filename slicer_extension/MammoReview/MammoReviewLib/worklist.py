@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
+from .findings import ImageInfo
 from .signal import Signal
+
+SIDES, VIEWS = ("R", "L"), ("CC", "MLO")
 
 
 @dataclass(frozen=True)
@@ -14,13 +18,30 @@ class Row:
 
     id: str
     state: str  # new | read (by the model) | held (by another reader) | labelled
+    width: int = 0
+    height: int = 0
+    spacing_mm: tuple[float, float] | None = None
     laterality: str | None = None
     view: str | None = None
     patient_key: str | None = None
     annotator: str | None = None
     time: str | None = None
-    version: int = 0
-    malignancy: float | None = None
+    version: int = 0  # of its label; 0 without one
+    malignancy: float | None = None  # the model's cached verdict
+    suffix: str = ".dcm"  # of its file
+
+    @property
+    def title(self) -> str:
+        """Side and view, such as "L MLO"; the id where the file says neither."""
+        return " ".join(filter(None, (self.laterality, self.view))) or self.id
+
+    @property
+    def image(self) -> ImageInfo:
+        """The image as documents name it."""
+        return ImageInfo(
+            self.id, self.width, self.height, self.spacing_mm,
+            self.laterality, self.view, self.patient_key,
+        )
 
 
 class Worklist:
@@ -29,23 +50,91 @@ class Worklist:
     def __init__(self) -> None:
         self.changed = Signal()
         self.rows: tuple[Row, ...] = ()
+        self.left_out: tuple[dict[str, str], ...] = ()  # files that are not read: {file, reason}
         self.current: str | None = None  # the open case's id
+        self._state = self._text = ""
 
     def load(self, datastore: dict[str, Any]) -> None:
         """Takes the server's list."""
+        objects = datastore.get("objects") or {}
+        self.rows = tuple(_row(image_id, entry) for image_id, entry in objects.items())
+        self.left_out = tuple(datastore.get("left_out") or ())
+        self.changed.emit()
 
-    def set_filter(self, *, state: str = "", text: str = "") -> None:
-        """Shows only rows of that state, whose id, patient, side, view or reader has the text."""
+    def set_current(self, image_id: str | None) -> None:
+        """The open case is another."""
+        self.current = image_id
+        self.changed.emit()
+
+    def set_filter(self, *, state: str | None = None, text: str | None = None) -> None:
+        """Shows only rows of that state, whose id, patient, side, view or reader has the text.
+
+        None leaves that part of the filter as it is.
+        """
+        self._state = self._state if state is None else state
+        self._text = self._text if text is None else text.strip().lower()
+        self.changed.emit()
 
     @property
     def shown(self) -> tuple[Row, ...]:
         """The rows that pass the filter, in the server's order."""
-        raise NotImplementedError
+        return tuple(row for row in self.rows if self._passes(row))
+
+    def find(self, image_id: str | None) -> Row | None:
+        """The row of an image, shown or not."""
+        return next((row for row in self.rows if row.id == image_id), None)
 
     def beside(self, step: int) -> Row | None:
-        """The row `step` further (1) or back (−1) among those shown; None at the end."""
-        raise NotImplementedError
+        """The row `step` further (1) or back (−1) among those shown; None at the end.
+
+        Without an open case among them, the first or the last.
+        """
+        shown = self.shown
+        ids = [row.id for row in shown]
+        if self.current in ids:
+            place = ids.index(self.current) + step
+        else:
+            place = 0 if step > 0 else len(shown) - 1
+        return shown[place] if 0 <= place < len(shown) else None
 
     def views(self) -> tuple[Row, ...]:
         """All views of the open case's patient, R before L, CC before MLO; it is among them."""
-        raise NotImplementedError
+        here = self.find(self.current)
+        if here is None:
+            return ()
+        if here.patient_key is None:
+            return (here,)
+        same = [row for row in self.rows if row.patient_key == here.patient_key]
+        return tuple(sorted(same, key=_order))
+
+    def _passes(self, row: Row) -> bool:
+        words = (row.id, row.patient_key, row.title, row.annotator)
+        text = " ".join(filter(None, words)).lower()
+        return (not self._state or row.state == self._state) and self._text in text
+
+
+def _order(row: Row) -> tuple[int, int]:
+    return _place(row.laterality, SIDES), _place(row.view, VIEWS)
+
+
+def _place(value: str | None, order: tuple[str, ...]) -> int:
+    return order.index(value) if value in order else len(order)
+
+
+def _row(image_id: str, entry: dict[str, Any]) -> Row:
+    info = (entry.get("image") or {}).get("info") or {}
+    spacing = info.get("spacing_mm")
+    state = info.get("state") or "new"
+    return Row(
+        id=image_id,
+        state="new" if state == "unlabelled" else state,
+        width=int(info.get("width") or 0),
+        height=int(info.get("height") or 0),
+        spacing_mm=(float(spacing[0]), float(spacing[1])) if spacing else None,
+        version=int(info.get("version") or 0),
+        suffix=PurePosixPath(str(info.get("name") or "")).suffix or ".dcm",
+        **{
+            name: info.get(name)
+            for name in ("laterality", "view", "patient_key", "annotator", "time", "malignancy")
+        },
+    )

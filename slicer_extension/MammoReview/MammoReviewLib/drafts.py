@@ -1,0 +1,85 @@
+"""Edits that were not submitted yet, on this computer's disk: they come back after a crash.
+
+A draft holds the document that the edits began from as well: by the time it comes back, another
+model may be in service, whose findings have the same ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from . import disk
+from .case import Case, State
+from .findings import Findings, InvalidFindings, verdict_of
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An open case, as far as it must come back."""
+
+    opened: Findings  # what the edits began from
+    state: State
+    based_on: int
+    follows: str | None = None  # the submission that the case was opened from, if it waits still
+    reason: str = ""
+
+
+class Drafts:
+    """The drafts of one reader at one server, in one folder: a file an image."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._written: dict[str, State] = {}
+
+    def keep(self, case: Case) -> None:
+        """Writes the case if it is dirty, forgets its draft if not. Raises OSError."""
+        image_id = case.image.id
+        if not case.dirty:
+            self.forget(image_id)
+        elif self._written.get(image_id) is not case.state:
+            now = replace(case.opened, findings=case.state.findings)
+            document = {
+                "opened": case.opened.to_json(),
+                "now": replace(now, verdict=verdict_of(now.findings)).to_json(),
+                "comment": case.state.comment,
+                "cleared": case.state.cleared,
+                "based_on": case.based_on,
+                "follows": case.follows,
+                "reason": case.reason,
+            }
+            disk.write_json(self._file(image_id), document)
+            self._written[image_id] = case.state
+
+    def find(self, image_id: str) -> Draft | None:
+        """The draft of an image; None without one, or where it is damaged."""
+        document = disk.read_json(self._file(image_id))
+        try:
+            return None if document is None else _draft(document)
+        except (InvalidFindings, KeyError, TypeError):
+            return None
+
+    def forget(self, image_id: str) -> None:
+        """The edits were submitted or discarded."""
+        self._written.pop(image_id, None)
+        disk.remove(self._file(image_id))
+
+    def images(self) -> frozenset[str]:
+        """The ids of all images that have a draft."""
+        documents = (disk.read_json(file) for file in self._folder.glob("*.json"))
+        return frozenset(d["opened"]["image"]["id"] for d in documents if d and "opened" in d)
+
+    def _file(self, image_id: str) -> Path:
+        return self._folder / f"{disk.name_for(image_id)}.json"
+
+
+def _draft(document: dict[str, Any]) -> Draft:
+    now = Findings.from_json(document["now"])
+    return Draft(
+        opened=Findings.from_json(document["opened"]),
+        state=State(now.findings, str(document["comment"]), bool(document["cleared"])),
+        based_on=int(document["based_on"]),
+        follows=document["follows"],
+        reason=str(document["reason"]),
+    )

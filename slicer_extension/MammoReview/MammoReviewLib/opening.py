@@ -1,0 +1,62 @@
+"""Fetching a case: what is asked of the server before a mammogram can be shown. Blocking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import disk
+from .client import Client
+from .failures import Failure
+from .findings import Findings
+from .ports import Cancellation
+from .worklist import Row
+
+MOST_FINDINGS = 100
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What came: the image, and its label file or the model's document (or neither)."""
+
+    image_file: Path
+    label: Path | None = None
+    document: Findings | None = None
+    version: int = 0  # of the label that stands; 0 without one
+    annotator: str | None = None
+
+
+def fetch(
+    client: Client, row: Row, folder: Path, floor: float, *, stored: bool, stop: Cancellation
+) -> Fetched:
+    """The image, and what is said about it: the label that stands, else the model's findings.
+
+    `stored`: this computer has the findings already, the image is enough. Files go to `folder`;
+    an image that is there is not fetched again. Raises Failure, Cancelled, InvalidFindings.
+    """
+    name = disk.name_for(f"{client.address} {row.id}")
+    image_file = folder / (name + row.suffix)
+    if not image_file.exists():
+        client.download_image(row.id, image_file, stop=stop)
+    if stored:
+        return Fetched(image_file)
+    version, annotator = _standing(client, row.id, stop)
+    if version:
+        label = folder / f"{name}-{version}.seg.nrrd"
+        client.download_label(row.id, label, version=version, stop=stop)
+        return Fetched(image_file, label=label, version=version, annotator=annotator)
+    answer = client.infer(row.id, threshold=floor, max_findings=MOST_FINDINGS, stop=stop)
+    return Fetched(image_file, document=Findings.from_json(answer))
+
+
+def _standing(client: Client, image_id: str, stop: Cancellation) -> tuple[int, str | None]:
+    """Which version of the label stands and whose it is; (0, None) without a label."""
+    try:
+        info = client.label_info(image_id, stop=stop)
+    except Failure as failure:
+        if failure.kind == "missing":
+            return 0, None
+        raise
+    current = int(info.get("current") or 0)
+    versions = {row.get("version"): row for row in info.get("versions") or []}
+    return current, versions.get(current, {}).get("annotator")
