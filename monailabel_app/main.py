@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import shutil
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.utils.sessions import Sessions
 
+from ftmtl import __version__
+from ftmtl.device import pick_device
 from ftmtl.weights_file import STARTER_WEIGHTS
+from monailabel_app.lib import own_server
 from monailabel_app.lib.datastore import MammogramStore
 from monailabel_app.lib.files import copy_file
 from monailabel_app.lib.infer import FindMasses
-from monailabel_app.lib.models import MODEL, ModelRegistry, UnknownVersion
+from monailabel_app.lib.models import MODEL, ModelRegistry, RefusedVersion, UnknownVersion
 from monailabel_app.lib.strategies import strategies
-from monailabel_app.lib.train import LearnFromLabels, TrainingRequest, die_with_parent
+from monailabel_app.lib.train import LearnFromLabels
+from monailabel_app.lib.training_request import TrainingRequest
+from monailabel_app.server import log
 
 logger = logging.getLogger(__name__)
 LEFTOVER_SECONDS = 3600
@@ -38,7 +46,10 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.is_child = _main_module() == "monailabel.interfaces.utils.app"
         if self.is_child:
-            die_with_parent()
+            own_server.die_with_server()
+            log.configure(json_lines=False)
+        else:
+            os.environ[own_server.SERVER_PROCESS] = str(os.getpid())
         if studies.startswith(("http://", "https://")):
             raise SystemExit("Studies are read from a folder; DICOMweb is not served yet")
         folder = conf.get("workspace") or f"{studies.rstrip(os.sep)}-workspace"
@@ -59,9 +70,11 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
             conf,
             name="FT-MTL-Net",
             description="Masses in mammograms: found, outlined and judged benign or malignant",
-            version="1",
+            version=__version__,
         )
         self._auto_update_scoring = False
+        self._software = _software()
+        self._device = _describe(pick_device(self.device))
 
     def init_datastore(self) -> MammogramStore:
         """The studies and the labels."""
@@ -90,6 +103,11 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         began = time.monotonic()
         self._infers[MODEL].warm_up()
         logger.info("The model is warm after %.1f s", time.monotonic() - began)
+
+    def info(self) -> dict[str, Any]:
+        """What `/info/` says: models, training, labels, and what the server is made of."""
+        device = {"asked_for": self.device, **self._device}
+        return {**super().info(), "software": self._software, "device": device}
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """The findings in one image; MONAI Label deletes the file after its reply."""
@@ -124,13 +142,19 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         return dict(self._datastore.acknowledgement())
 
     def bring_back(self, model: str, version: str) -> dict[str, Any]:
-        """Takes a version into service; 404 for one that is not there."""
+        """Takes a version into service; 404 for one that is not there, 409 past the gate."""
         self._need_model(model)
         try:
-            chosen = self.registry.publish(version, reason="asked for")
+            return dict(self.registry.bring_back(version).to_json())
         except UnknownVersion as error:
             raise HTTPException(404, str(error)) from error
-        return dict(chosen.to_json())
+        except RefusedVersion as error:
+            raise HTTPException(409, str(error)) from error
+
+    def versions(self, model: str) -> list[dict[str, Any]]:
+        """Every version, what the gate measured of it, and whether it is in service."""
+        self._need_model(model)
+        return list(self._infers[model].info()["versions"])
 
     def check_training(self, model: str, settings: dict[str, Any]) -> None:
         """404 or 400 for a training that could not begin."""
@@ -138,6 +162,18 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         TrainingRequest.of(settings, device=self.device)
         if not self._datastore.get_labeled_images():
             raise HTTPException(409, "There is no label to learn from yet")
+
+    def what_trains(self, model: str) -> str:
+        """What a training that is running says of itself, in words."""
+        stats = self._trainers[model].stats()
+        if stats.get("state") != "running" or not stats.get("epoch"):
+            return "A training has just been started"
+        left = stats.get("seconds_left")
+        return (
+            f"A training has been running since {stats['started']}: {stats.get('stage')}, epoch "
+            f"{stats['epoch']} of {stats.get('epochs')}"
+            + (f", about {left:.0f} s left" if left is not None else "")
+        )
 
     def bundle_path(self, model: str | None) -> None:
         """None; MONAI Label asks for it before any task starts, so a wrong name ends here."""
@@ -172,10 +208,36 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         path = Path(os.path.realpath(image))
         return path.is_relative_to(self.uploads) and path.is_file()
 
+    def _local_request(self, url: str, params: Any, action: str) -> Any:
+        """What a child asks of the server, also where that wants a token or speaks TLS."""
+        if "FTMTL_SERVER" not in os.environ:
+            return super()._local_request(url, params, action)
+        reply = own_server.post(url, params or {})
+        if reply.status_code != 200:
+            logger.error("%s was not started: status %d", action, reply.status_code)
+            return None
+        return reply.json()
+
     def _load_sessions(self, load: bool = False) -> Sessions | None:
         folder = self.uploads / "sessions"
         folder.mkdir(exist_ok=True)
         return Sessions(str(folder)) if load else None
+
+
+def _software() -> dict[str, str]:
+    names = ("torch", "monai", "monailabel", "numpy", "pydicom", "fastapi")
+    return {
+        "ftmtl": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }
+
+
+def _describe(device: torch.device) -> dict[str, Any]:
+    if device.type == "cuda":
+        return {"name": torch.cuda.get_device_name(device), "type": "cuda"}
+    return {"name": platform.processor() or platform.machine(), "type": "cpu",
+            "threads": torch.get_num_threads()}
 
 
 def _main_module() -> str | None:

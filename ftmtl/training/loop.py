@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.nn import Parameter
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
@@ -24,6 +26,8 @@ from ftmtl.weights_file import UnusableWeights, load_weights, save_weights
 from .checkpoints import load_checkpoint, save_checkpoint
 from .samples import BalancedSampler, CanvasCache, Sample, TrainingSet, readable
 from .stages import learning_rate, losses, trainable
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Progress:
     steps: int
     losses: dict[str, float]
     seconds_left: float | None
+    images_at_once: int = 0  # of a batch; fewer than it has where memory ran out
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,10 @@ class Outcome:
     weights: Path
     finished: bool
     left_out: tuple[str, ...]
+
+
+class OutOfMemory(MemoryError):
+    """Not even one image at a time can be trained on; names the remedy."""
 
 
 class NothingToTrainOn(ValueError):
@@ -66,6 +75,7 @@ def train(
     workers: int = 0,
     max_minutes: float | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_epoch: Callable[[FTMTLNet, Progress], None] = lambda network, progress: None,
     should_stop: Callable[[], bool] = lambda: False,
     cache: Path | None = None,
     metadata: dict[str, object] | None = None,
@@ -74,7 +84,9 @@ def train(
 
     Starts from the network `init` (weights of ours) or from an ImageNet backbone `imagenet`,
     or, with `resume`, from the folder's checkpoint. Ends early, resumable, after `max_minutes`
-    or when `should_stop`. `cache` holds the canvases (default: in `out`).
+    or when `should_stop`. `on_epoch` is given the network after every epoch but the last, whose
+    network is the outcome. Where a batch does not fit into memory it is gone through in parts
+    (OutOfMemory where one image does not fit). `cache` holds the canvases (default: in `out`).
     """
     out.mkdir(parents=True, exist_ok=True)
     where = pick_device(device)
@@ -91,7 +103,7 @@ def train(
     network = _start(preset, imagenet, init).to(where)
     if state is not None:
         network.load_state_dict(state["network"])
-    run = _Run(network, good, store, preset, out, where, workers, identity, on_progress,
+    run = _Run(network, good, store, preset, out, where, workers, identity, on_progress, on_epoch,
                lambda: should_stop() or (max_minutes is not None
                                          and time.monotonic() - started > max_minutes * 60))
     with contextlib.closing(SummaryWriter(str(out / "tensorboard"))) as run.board:
@@ -108,11 +120,14 @@ class _Run:
 
     def __init__(self, network: FTMTLNet, records: Sequence[ImageRecord], store: CanvasCache,
                  preset: Preset, out: Path, device: torch.device, workers: int, identity: str,
-                 on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> None:
+                 on_progress: Callable[[Progress], None],
+                 on_epoch: Callable[[FTMTLNet, Progress], None],
+                 should_stop: Callable[[], bool]) -> None:
         config = preset.training
         self.network, self.preset, self.out, self.device = network, preset, out, device
         self.workers, self.identity = workers, identity
-        self.on_progress, self.should_stop = on_progress, should_stop
+        self.on_progress, self.on_epoch, self.should_stop = on_progress, on_epoch, should_stop
+        self.images_at_once = config.batch_size
         self.steps_per_epoch = config.steps_per_epoch or max(1, len(records) // config.batch_size)
         self.samples = TrainingSet(records, store, augmentation=config.augment, seed=config.seed)
         self.sampler = BalancedSampler(records, length=self.steps_per_epoch * config.batch_size,
@@ -157,7 +172,7 @@ class _Run:
                 group["lr"] = learning_rate(self.preset.training, step, steps)
             values = self._step(number, batch, optimizer)
             now = time.monotonic()  # a step's time is with its images' reading and its checkpoint
-            self._report(number, step, values, now - began)
+            progress = self._report(number, step, values, now - began)
             began = now
             due = time.monotonic() - self.last_saved \
                 > 60 * self.preset.training.checkpoint_minutes
@@ -166,6 +181,10 @@ class _Run:
                 self._save([number, step + 1], optimizer)
             if stop:
                 return False
+            last = step + 1 == steps and number + 1 == len(self.preset.training.stages)
+            if progress.step == progress.steps and not last:
+                self.on_epoch(self.network, progress)
+                began = time.monotonic()
         return True
 
     def _batches(self, stage: int, first: int, epochs: int) -> DataLoader[list[Sample]]:
@@ -179,19 +198,61 @@ class _Run:
 
     def _step(self, number: int, batch: list[Sample], optimizer: torch.optim.SGD
               ) -> dict[str, float]:
+        values = None
+        while values is None:
+            values = self._try(number, batch, optimizer)
+        return values
+
+    def _try(self, number: int, batch: list[Sample], optimizer: torch.optim.SGD
+             ) -> dict[str, float] | None:
+        """The costs of one step; None, with fewer images at once from now on, if memory ran out.
+
+        Costs are averages over images, so parts weighted by their share add up to the batch.
+        """
         stage = self.preset.training.stages[number]
-        with autocast(self.device):
-            terms = losses(self.network, [s.to(self.device) for s in batch], stage, self.preset)
-        total = torch.stack(list(terms.values())).sum()
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        values: dict[str, float] = {}
+        optimizer.zero_grad(set_to_none=True)
+        try:
+            for first in range(0, len(batch), self.images_at_once):
+                part = batch[first : first + self.images_at_once]
+                with autocast(self.device):
+                    terms = losses(
+                        self.network, [s.to(self.device) for s in part], stage, self.preset
+                    )
+                share = len(part) / len(batch)
+                total = torch.stack(list(terms.values())).sum() * share
+                total.backward()
+                for name, value in terms.items():
+                    values[name] = values.get(name, 0.0) + float(value.detach()) * share
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        else:
+            return self._learn(parameters, values, optimizer)
+        self._take_fewer()  # here, where the error no longer holds what was computed
+        return None
+
+    def _learn(self, parameters: list[Parameter], values: dict[str, float],
+               optimizer: torch.optim.SGD) -> dict[str, float]:
         torch.nn.utils.clip_grad_norm_(parameters, self.preset.training.clip_norm,
                                        error_if_nonfinite=True)
         optimizer.step()
-        return {name: float(value.detach()) for name, value in terms.items()}
+        return values
 
-    def _report(self, number: int, step: int, values: dict[str, float], seconds: float) -> None:
+    def _take_fewer(self) -> None:
+        if self.images_at_once == 1:
+            raise OutOfMemory(
+                "memory does not hold one image in training: free some, train on another device "
+                "or with a smaller canvas"
+            )
+        self.images_at_once //= 2
+        log.warning("memory ran out; from now on %d images at once", self.images_at_once)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _report(self, number: int, step: int, values: dict[str, float], seconds: float
+                ) -> Progress:
         self.done += 1
         stage = self.preset.training.stages[number]
         if set(self.recent) != set(values):
@@ -202,12 +263,15 @@ class _Run:
         for name, value in values.items():
             self.board.add_scalar(f"loss/{name}", value, self.done)
         total = sum(s.epochs for s in self.preset.training.stages) * self.steps_per_epoch
-        self.on_progress(Progress(
+        progress = Progress(
             stage=stage.name, stage_number=number + 1, stages=len(self.preset.training.stages),
             epoch=step // self.steps_per_epoch + 1, epochs=stage.epochs,
             step=step % self.steps_per_epoch + 1, steps=self.steps_per_epoch,
             losses=dict(self.recent), seconds_left=(total - self.done) * self.rate_of_progress,
-        ))
+            images_at_once=self.images_at_once,
+        )
+        self.on_progress(progress)
+        return progress
 
     def _save(self, at: list[int], optimizer: torch.optim.SGD | None) -> None:
         save_checkpoint(self.out, {
@@ -231,6 +295,13 @@ def _start(preset: Preset, imagenet: Path | None, init: Path | None) -> FTMTLNet
     elif imagenet is not None:
         network.backbone.load_imagenet(read_imagenet(imagenet))
     return network
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On CUDA torch has an error of its own for it; its CPU allocator says it in words."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
 
 
 def _identity(preset: Preset, records: Sequence[ImageRecord]) -> str:

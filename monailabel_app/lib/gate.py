@@ -4,6 +4,8 @@ The figure is the mean TPR at 0.3, 1 and 3.67 false positives an image (IoU > 0.
 the AUC over masses where both classes occur. Both models read the same validation images, and
 their difference is set against its standard error over patients (paired bootstrap). A candidate
 that is lower by more than that is refused. Fewer than 10 masses judge nobody.
+
+The same images tell the thresholds of the candidate, if there are enough of them.
 """
 
 from __future__ import annotations
@@ -17,14 +19,19 @@ import numpy as np
 
 from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import ImageRecord
+from ftmtl.evaluation import operating_points
 from ftmtl.evaluation.bootstrap import patient_weights
 from ftmtl.evaluation.evaluate import Judged, judge
 from ftmtl.evaluation.inputs import FloatArray, Truth, parse_predictions, parse_truth
 from ftmtl.predict import Predictor
 from ftmtl.predict_files import predict_records
+from ftmtl.weights_file import load_weights, save_weights
+
+from .models import sha256_of
 
 FPI = np.array([0.3, 1.0, 3.67])
 FEWEST_MASSES = 10
+FEWEST_IMAGES = 30  # 0.3 false positives an image are 9 of them
 REPLICATES = 1000
 
 
@@ -50,35 +57,72 @@ class Verdict:
         return asdict(self)
 
 
-def compare(
-    champion: Path, candidate: Path, records: Sequence[ImageRecord], *, device: str
-) -> Verdict:
-    """Both weights on the same validation images."""
-    truth = parse_truth(to_coco(records)) if records else None
-    if truth is None or truth.masses < FEWEST_MASSES:
-        masses = truth.masses if truth else 0
-        return Verdict(word="not judged", images=len(records), masses=masses)
-    judged = [
-        judge(truth, parse_predictions(_predict(weights, records, device), truth))
-        for weights in (champion, candidate)
-    ]
-    everybody = np.ones((1, truth.patients))
-    before, after = (float(_figure(j, truth, everybody)[0]) for j in judged)
-    weights = patient_weights(truth.patients, REPLICATES, 0)
-    change = _figure(judged[1], truth, weights) - _figure(judged[0], truth, weights)
-    change = change[~np.isnan(change)]
-    error = float(change.std(ddof=1)) if len(change) > 1 else 0.0
-    low, high = np.percentile(change, [2.5, 97.5]) if len(change) else (0.0, 0.0)
-    word = "worse" if after < before - error else "better" if after > before else "not worse"
-    return Verdict(
-        word=word,
-        images=truth.images,
-        masses=truth.masses,
-        champion=before,
-        candidate=after,
-        standard_error=error,
-        interval=(float(low), float(high)),
-    )
+class Gate:
+    """The validation images, and what each set of weights says about them."""
+
+    def __init__(self, records: Sequence[ImageRecord], *, device: str) -> None:
+        self.records, self.device = list(records), device
+        self.truth = parse_truth(to_coco(self.records)) if self.records else None
+        self.masses = self.truth.masses if self.truth else 0
+        self._said: dict[str, list[dict[str, Any]]] = {}  # by the weights' digest
+
+    @property
+    def can_judge(self) -> bool:
+        """Whether there are masses enough to say that one model is worse than another."""
+        return self.masses >= FEWEST_MASSES
+
+    def compare(self, champion: Path, candidate: Path) -> Verdict:
+        """Both weights on the same images; figures without a verdict where masses are few."""
+        truth = self.truth
+        if truth is None or not truth.masses:
+            return Verdict(word="not judged", images=len(self.records), masses=0)
+        judged = [
+            judge(truth, parse_predictions(self._predict(weights), truth))
+            for weights in (champion, candidate)
+        ]
+        everybody = np.ones((1, truth.patients))
+        before, after = (float(_figure(j, truth, everybody)[0]) for j in judged)
+        weights = patient_weights(truth.patients, REPLICATES, 0)
+        change = _figure(judged[1], truth, weights) - _figure(judged[0], truth, weights)
+        change = change[~np.isnan(change)]
+        error = float(change.std(ddof=1)) if len(change) > 1 else 0.0
+        low, high = np.percentile(change, [2.5, 97.5]) if len(change) else (0.0, 0.0)
+        word = "worse" if after < before - error else "better" if after > before else "not worse"
+        return Verdict(
+            word=word if self.can_judge else "not judged",
+            images=truth.images,
+            masses=truth.masses,
+            champion=before,
+            candidate=after,
+            standard_error=error,
+            interval=(float(low), float(high)),
+        )
+
+    def write_operating_points(self, weights: Path) -> None:
+        """Writes into the weights' card where their thresholds come from.
+
+        They are measured here where the images allow it. Otherwise those of the weights that
+        training began from stay. The temperature always stays: it takes more masses than a gate.
+        """
+        read = load_weights(weights)
+        card = dict(read.metadata)
+        held = f"{len(self.records)} images with {self.masses} masses"
+        if self.can_judge and len(self.records) >= FEWEST_IMAGES:
+            said = self._predict(weights)
+            card["operating_points"] = operating_points(to_coco(self.records), said)
+            card["operating_points_from"] = f"this server's validation side: {held}"
+        else:
+            kept = card["operating_points_from"]
+            card["operating_points_from"] = f"{kept}; the validation side is too small: {held}"
+        save_weights(weights, read.network(), preset=read.preset, metadata=card)
+
+    def _predict(self, weights: Path) -> list[dict[str, Any]]:
+        # What cannot be read counts as missed, for both models alike.
+        digest = sha256_of(weights)
+        if digest not in self._said:
+            predictor = Predictor.load(weights, device=self.device)
+            self._said[digest], _ = predict_records(predictor, self.records)
+        return self._said[digest]
 
 
 def _figure(judged: Judged, truth: Truth, weights: FloatArray) -> FloatArray:
@@ -87,9 +131,3 @@ def _figure(judged: Judged, truth: Truth, weights: FloatArray) -> FloatArray:
     if len(np.unique(truth.mass_class[truth.mass_class > 0])) < 2:
         return np.asarray(found)
     return np.asarray((found + judged.rankings["auc_mass_all"].auc_of(weights)) / 2)
-
-
-def _predict(weights: Path, records: Sequence[ImageRecord], device: str) -> list[dict[str, Any]]:
-    # What cannot be read counts as missed, for both models alike.
-    results, _ = predict_records(Predictor.load(weights, device=device), records)
-    return results

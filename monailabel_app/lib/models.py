@@ -31,6 +31,14 @@ class UnknownVersion(LookupError):
     """A version that the registry does not hold; names the ones it does."""
 
 
+class RefusedVersion(ValueError):
+    """A version that the gate has refused; says by which figures."""
+
+
+class Overtaken(RuntimeError):
+    """Another version went into service since the one that a candidate was compared with."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
     """One set of weights. `version` is "1", "2", …; `origin` says who made it."""
@@ -111,10 +119,34 @@ class ModelRegistry:
             write_json(self.folder / f"{number:04d}.json", version.to_json())
         return version
 
-    def publish(self, version: str, *, reason: str) -> ModelVersion:
-        """Takes a version into service. Raises UnknownVersion."""
+    def bring_back(self, version: str) -> ModelVersion:
+        """Takes an earlier version, or a candidate, into service because a person asks for it.
+
+        Raises UnknownVersion, and RefusedVersion for what the gate found worse.
+        """
+        chosen = self.get(version)
+        served = {row["version"] for row in self.publications()}
+        if chosen.verdict == "worse" and version not in served:
+            gate = chosen.details.get("gate", {})
+            raise RefusedVersion(
+                f"The gate refused version {version}: its figure is {gate.get('candidate')}, that "
+                f"of version {gate.get('champion_version')} was {gate.get('champion')}"
+            )
+        return self.publish(version, reason="asked for")
+
+    def publish(self, version: str, *, reason: str, over: str | None = None) -> ModelVersion:
+        """Takes a version into service. Raises UnknownVersion.
+
+        `over` is the version that it was compared with: Overtaken if that is no longer in service.
+        """
         with self._lock:
             chosen = self.get(version)
+            current = self.current()
+            if over is not None and current is not None and current.version != over:
+                raise Overtaken(
+                    f"Version {version} was compared with {over}, but now {current.version} is in "
+                    "service; it stays a candidate"
+                )
             before = self.publications()
             write_json(
                 self.folder / "current.json",

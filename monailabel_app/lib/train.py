@@ -1,119 +1,43 @@
 """The training task: learns from the labels while reading goes on.
 
 MONAI Label runs it in a process of its own, which ends with the server. What it says of itself it
-writes to `training/progress.json` in the workspace, where the server reads it for `/info/`.
+writes to `training/progress.json` in the workspace, where the server reads it for `/info/`. It may
+be ended at any moment, so whatever is better than the model in service goes there at once: the gate
+judges after epochs, as often as that costs a fifth of the time at most, and at each stage's end.
 """
 
 from __future__ import annotations
 
-import ctypes
-import json
 import logging
 import os
-import signal
-import sys
+import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 from fastapi import HTTPException
 from monailabel.interfaces.tasks.train import TrainTask
 
-from ftmtl.atomic import write_json
-from ftmtl.config import Preset, Stage
+from ftmtl.config import Preset
 from ftmtl.datasets.labels import read_labels
+from ftmtl.datasets.records import ImageRecord
+from ftmtl.network.model import FTMTLNet
 from ftmtl.training.loop import Progress, train
-from ftmtl.weights_file import load_weights
+from ftmtl.weights_file import Weights, load_weights, save_weights
 
 from .datastore import MammogramStore
-from .gate import Verdict, compare
-from .infer import check_device
-from .models import ModelRegistry, now
+from .gate import Gate, Verdict
+from .models import ModelRegistry, ModelVersion, Overtaken
+from .progress import Report, read_report
+from .training_request import PUBLISH, STAGES, TrainingRequest
 
 logger = logging.getLogger(__name__)
 
-STAGES = {
-    "proposals": Stage(name="proposals", trains=("rpn",), minimises=("proposal",), epochs=1),
-    "heads": Stage(name="heads", trains=("heads",), minimises=("unified",), epochs=1),
-    "together": Stage(
-        name="together",
-        trains=("backbone", "rpn", "heads"),
-        minimises=("proposal", "unified"),
-        epochs=1,
-    ),
-}
-FEW_IMAGES = 50  # with fewer, only the heads learn: the rest would forget more than it gains
-PUBLISH = ("gate", "always")
-# MONAI Label and its clients add these; they change nothing here.
-PASSED_OVER = {"client_id", "model", "gpus", "local_rank", "name", "multi_gpu"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRequest:
-    """What a training is asked to do; every setting has a default."""
-
-    max_epochs: int = 5  # of each stage
-    steps: int | None = None  # an epoch; None: each labelled image about once
-    learning_rate: float = 0.001
-    max_minutes: float | None = None
-    stages: tuple[str, ...] = ()  # empty: heads alone where there are few images
-    publish: str = "gate"
-    device: str = "auto"
-
-    @classmethod
-    def of(cls, settings: dict[str, Any], *, device: str) -> TrainingRequest:
-        """The request in `settings`; 400 with the reason where one makes no sense."""
-        asked = {k: v for k, v in settings.items() if k not in PASSED_OVER and v is not None}
-        if unknown := set(asked) - set(cls.__dataclass_fields__):
-            raise HTTPException(
-                400,
-                f"Unknown settings: {', '.join(sorted(unknown))}. "
-                f"Settings: {', '.join(cls.__dataclass_fields__)}",
-            )
-        for name, whole, least, most in (
-            ("max_epochs", True, 1, 1000),
-            ("steps", True, 1, 100_000),
-            ("learning_rate", False, 1e-7, 0.1),
-            ("max_minutes", False, 0.01, 10_000),
-        ):
-            value = asked.get(name)
-            kind = int if whole else int | float
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most
-            ):
-                number = "a whole number" if whole else "a number"
-                raise HTTPException(400, f"{name} is {number} from {least:g} to {most:g}")
-        if "stages" in asked:
-            names = asked["stages"]
-            names = [names] if isinstance(names, str) else names
-            if not isinstance(names, list) or not names or any(n not in STAGES for n in names):
-                if names != ["auto"]:
-                    raise HTTPException(400, f"stages is auto or a list of {', '.join(STAGES)}")
-                names = ()
-            asked["stages"] = tuple(names)
-        if asked.get("publish", "gate") not in PUBLISH:
-            raise HTTPException(400, f"publish is {' or '.join(PUBLISH)}")
-        asked["device"] = check_device(asked.get("device") or device)
-        return cls(**asked)
-
-    def preset(self, preset: Preset, images: int) -> Preset:
-        """The recipe of the weights that training begins from, for this request."""
-        names = self.stages or (("heads",) if images < FEW_IMAGES else ("together",))
-        batch = preset.training.batch_size
-        steps = self.steps or max(1, -(-images // batch))
-        return replace(
-            preset,
-            training=replace(
-                preset.training,
-                stages=tuple(replace(STAGES[name], epochs=self.max_epochs) for name in names),
-                steps_per_epoch=steps,
-                learning_rate=self.learning_rate,
-                warmup_steps=min(preset.training.warmup_steps, steps * self.max_epochs // 10),
-            ),
-        )
+JUDGING_SHARE = 0.2  # of the time, at most, before the end
+NICENESS = 10  # readers come first
 
 
 class LearnFromLabels(TrainTask):  # type: ignore[misc]
@@ -138,18 +62,15 @@ class LearnFromLabels(TrainTask):  # type: ignore[misc]
 
     def stats(self) -> dict[str, Any]:
         """Where the last training stands; `state` is running, done, failed or stopped."""
-        try:
-            stats: dict[str, Any] = json.loads(self._progress.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        if stats.get("state") == "running" and not _is_alive(stats.get("process")):
-            stats["state"] = "stopped"
-        return {k: v for k, v in stats.items() if k != "process"}
+        return read_report(self._progress)
 
     def __call__(self, request: dict[str, Any], datastore: MammogramStore) -> dict[str, Any]:
         """Runs one training to its end. Returns what `stats` says then."""
+        os.nice(NICENESS)
         asked = TrainingRequest.of(request, device=self.device)
-        report = _Report(self._progress)
+        for killed in self.folder.glob("run-*"):  # only one training runs at a time
+            shutil.rmtree(killed, ignore_errors=True)
+        report = Report(self._progress)
         try:
             return self._run(asked, datastore, report)
         except Exception as error:
@@ -157,7 +78,7 @@ class LearnFromLabels(TrainTask):  # type: ignore[misc]
             raise
 
     def _run(
-        self, asked: TrainingRequest, store: MammogramStore, report: _Report
+        self, asked: TrainingRequest, store: MammogramStore, report: Report
     ) -> dict[str, Any]:
         images = {
             image: store.catalogue.path(entry)
@@ -168,118 +89,141 @@ class LearnFromLabels(TrainTask):  # type: ignore[misc]
         sides = store.sides.all()
         learned = [r for r in records if sides.get(r.patient_id) != "validation"]
         judged = [r for r in records if sides.get(r.patient_id) == "validation"]
-        champion = self.registry.current()
-        if champion is None or not learned:
+        parent = self.registry.current()
+        if parent is None or not learned:
             raise HTTPException(409, "There is no label to learn from yet")
+        counts = {"images": len(learned), "masses": sum(len(r.masses) for r in learned)}
         report.say(
             settings=asdict(asked),
-            images=len(learned),
-            masses=sum(len(r.masses) for r in learned),
+            **counts,
             validation={"images": len(judged), "masses": sum(len(r.masses) for r in judged)},
-            parent=champion.version,
+            parent=parent.version,
         )
-        weights = self.registry.path(champion)
-        begun = load_weights(weights)
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix="run-") as run:
+        begun = load_weights(self.registry.path(parent))
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix="run-") as folder:
+            run = _Run(asked, self.registry, parent, begun, judged, report, Path(folder), counts)
             outcome = train(
                 learned,
-                preset=asked.preset(begun.preset, len(learned)),
-                out=Path(run),
-                init=weights,
+                preset=run.preset,
+                out=run.folder,
+                init=self.registry.path(parent),
                 device=asked.device,
                 max_minutes=asked.max_minutes,
                 on_progress=report.progress,
+                on_epoch=run.after_epoch,
                 cache=self.folder / "canvases",
-                # Its thresholds and calibration stay those of the weights that it began from:
-                # a few labels are too few to measure new ones.
-                metadata={**begun.metadata, "trained_from": champion.to_json()},
+                metadata=run.metadata,
             )
             left_out = [_fileless(line) for line in (*damaged, *outcome.left_out)]
             report.say(stage="judging", left_out=left_out)
-            verdict = compare(weights, outcome.weights, judged, device=asked.device)
-            version = self.registry.add(
-                outcome.weights,
-                origin="training",
-                parent=champion.version,
-                verdict=verdict.word,
-                details={
-                    "settings": asdict(asked),
-                    "images": len(learned),
-                    "masses": sum(len(r.masses) for r in learned),
-                    "finished": outcome.finished,
-                    "gate": verdict.to_json(),
-                },
-            )
-        published = asked.publish == "always" or verdict.passes
-        if published:
-            self.registry.publish(version.version, reason=_reason(asked, verdict))
-        return report.say(
+            return run.end(outcome.weights, finished=outcome.finished)
+
+
+class _Run:
+    """One training: its candidates, judged and taken into service."""
+
+    def __init__(
+        self,
+        asked: TrainingRequest,
+        registry: ModelRegistry,
+        parent: ModelVersion,
+        begun: Weights,
+        judged: Sequence[ImageRecord],
+        report: Report,
+        folder: Path,
+        counts: dict[str, int],
+    ) -> None:
+        self.asked, self.registry, self.parent, self.report = asked, registry, parent, report
+        self.folder, self.counts = folder, counts
+        self.preset: Preset = asked.preset(begun.preset, counts["images"])
+        self.metadata = {
+            **begun.metadata,
+            "trained_from": parent.to_json(),
+            "operating_points_from": f"version {parent.version}",
+        }
+        self.gate = Gate(judged, device=asked.device)
+        self.published: list[str] = []
+        self.figures: list[dict[str, Any]] = []
+        self._judged_at = time.monotonic()
+        self._judging_took = 0.0
+
+    def after_epoch(self, network: FTMTLNet, progress: Progress) -> None:
+        """Takes what has been learned so far into service if it is better than what is there."""
+        ends_stage = progress.epoch == progress.epochs
+        due = time.monotonic() - self._judged_at > self._judging_took / JUDGING_SHARE
+        if not self.gate.can_judge or not (due or ends_stage):
+            return
+        began = time.monotonic()
+        candidate = self.folder / "candidate.safetensors"
+        save_weights(candidate, network, preset=self.preset, metadata=self.metadata)
+        where = {"stage": progress.stage, "epoch": progress.epoch}
+        verdict = self._judge(candidate, where)
+        # One that is merely not worse waits: the end of the training may bring a better one.
+        if verdict.word == "better":
+            self._publish(self._add(candidate, verdict, finished=False), verdict)
+        self._judged_at = time.monotonic()
+        self._judging_took = self._judged_at - began
+
+    def end(self, candidate: Path, *, finished: bool) -> dict[str, Any]:
+        """Judges the last candidate and publishes it if it may. Returns the report."""
+        verdict = self._judge(candidate, {"stage": None, "epoch": None})
+        version = self._add(candidate, verdict, finished=finished)
+        # What this training has published already was better than what it began from; only a
+        # better one takes its place, so that no run goes down by a little each time.
+        if self.published:
+            passes = verdict.word == "better"
+        else:
+            unjudged = verdict.word == "not judged" and self.asked.publish == "always"
+            passes = verdict.passes or unjudged
+        if passes:
+            self._publish(version, verdict)
+        return self.report.say(
             state="done",
             stage=None,
             seconds_left=0,
-            version=version.version,
+            version=self.published[-1] if self.published else version.version,
+            candidate=version.version,
             sha256=version.sha256,
-            published=published,
+            published=bool(self.published),
             verdict=verdict.to_json(),
         )
 
+    def _judge(self, candidate: Path, where: dict[str, Any]) -> Verdict:
+        champion = self.registry.current() or self.parent
+        verdict = self.gate.compare(self.registry.path(champion), candidate)
+        self.figures.append({**where, "champion_version": champion.version, **verdict.to_json()})
+        self.report.say(figures=self.figures, verdict=verdict.to_json())
+        return verdict
 
-class _Report:
-    """The progress file: what `/info/` shows, at most twice a second."""
+    def _add(self, candidate: Path, verdict: Verdict, *, finished: bool) -> ModelVersion:
+        self.gate.write_operating_points(candidate)
+        return self.registry.add(
+            candidate,
+            origin="training",
+            parent=self.parent.version,
+            verdict=verdict.word,
+            details={
+                "settings": asdict(self.asked),
+                **self.counts,
+                "finished": finished,
+                "gate": self.figures[-1],
+            },
+        )
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._written = 0.0
-        me = psutil.Process()
-        self._stats: dict[str, Any] = {
-            "state": "running",
-            "started": now(),
-            "process": [me.pid, me.create_time()],
-        }
-        write_json(file, self._stats)
-
-    def say(self, **news: Any) -> dict[str, Any]:
-        self._stats.update(news, time=now())
-        write_json(self._file, self._stats)
-        self._written = time.monotonic()
-        return {k: v for k, v in self._stats.items() if k != "process"}
-
-    def progress(self, progress: Progress) -> None:
-        self._stats.update(asdict(progress))
-        if time.monotonic() - self._written > 0.5:
-            self.say()
-            losses = " ".join(f"{k} {v:.3f}" for k, v in progress.losses.items())
-            logger.info(
-                "%s: epoch %d/%d step %d/%d %s",
-                *(progress.stage, progress.epoch, progress.epochs),
-                *(progress.step, progress.steps, losses),
+    def _publish(self, version: ModelVersion, verdict: Verdict) -> None:
+        reason = f"publish: {self.asked.publish}; {verdict.word}"
+        try:
+            self.registry.publish(
+                version.version, reason=reason, over=self.figures[-1]["champion_version"]
             )
-
-
-def die_with_parent() -> None:
-    """Asks the kernel to end this process with the one that started it (Linux; else nothing)."""
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1:
-        sys.exit("The server that started this has gone")
-
-
-def _reason(asked: TrainingRequest, verdict: Verdict) -> str:
-    return f"publish: {asked.publish}; {verdict.word}"
+        except Overtaken as error:  # a person has chosen another version meanwhile
+            logger.warning("%s", error)
+            return
+        self.published.append(version.version)
+        self.report.say(version=version.version, sha256=version.sha256, published=True)
 
 
 def _fileless(line: str) -> str:
     """A reason without the server's folders: "/a/b/x.dcm: truncated" -> "x.dcm: truncated"."""
     path, colon, rest = line.partition(": ")
     return f"{Path(path).name}{colon}{rest}"
-
-
-def _is_alive(process: Any) -> bool:
-    try:
-        pid, born = process
-        return bool(abs(psutil.Process(pid).create_time() - born) < 1)
-    except (psutil.Error, TypeError, ValueError):
-        return False

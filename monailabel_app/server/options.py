@@ -1,0 +1,99 @@
+"""The command line of `ftmtl-serve`, and what MONAI Label has to know of it."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from monailabel.config import settings
+
+APP = Path(__file__).resolve().parent.parent
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options; ends the process with the reason where one makes no sense."""
+    parser = argparse.ArgumentParser(
+        prog="ftmtl-serve",
+        description="Serves a folder of mammograms until interrupted.",
+    )
+    parser.add_argument("--studies", type=Path, required=True, help="folder of mammograms")
+    parser.add_argument("--workspace", type=Path, help="labels, models, key [STUDIES-workspace]")
+    parser.add_argument("--weights", type=Path, help="weights to begin with [the starter weights]")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
+    parser.add_argument("--host", default="127.0.0.1", help="[127.0.0.1]")
+    parser.add_argument("--port", type=int, default=8000, help="[8000]")
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        help="file with the token that every request must carry [environment FTMTL_TOKEN; "
+        "on a network without either, one is made in the workspace]",
+    )
+    parser.add_argument("--tls-cert", type=Path, help="certificate chain, PEM")
+    parser.add_argument("--tls-key", type=Path, help="its private key, PEM")
+    parser.add_argument(
+        "--max-upload-mb", type=float, default=256, help="largest file taken [256]"
+    )
+    parser.add_argument(
+        "--upload-seconds", type=float, default=120, help="longest time for sending one [120]"
+    )
+    options = parser.parse_args(arguments)
+    if not options.studies.is_dir():
+        parser.error(f"--studies: there is no folder {options.studies}")
+    for name in ("weights", "token_file", "tls_cert", "tls_key"):
+        file = getattr(options, name)
+        if file is not None and not file.is_file():
+            parser.error(f"--{name.replace('_', '-')}: there is no file {file}")
+    if (options.tls_cert is None) != (options.tls_key is None):
+        parser.error("--tls-cert and --tls-key go together")
+    if options.max_upload_mb <= 0 or options.upload_seconds <= 0:
+        parser.error("--max-upload-mb and --upload-seconds are above 0")
+    if options.workspace is None:
+        studies = options.studies.resolve()
+        options.workspace = studies.with_name(f"{studies.name}-workspace")
+    return options
+
+
+def configure(options: argparse.Namespace, *, token: str | None) -> None:
+    """Tells MONAI Label, and by the environment the processes that it starts, what to do."""
+    conf = {"device": options.device, "workspace": str(options.workspace.resolve())}
+    if options.weights is not None:
+        conf["weights"] = str(options.weights.resolve())
+    chosen: dict[str, Any] = {
+        "MONAI_LABEL_APP_DIR": str(APP),
+        "MONAI_LABEL_STUDIES": str(options.studies.resolve()),
+        "MONAI_LABEL_APP_CONF": conf,
+        "MONAI_LABEL_SERVER_PORT": options.port,
+        "MONAI_LABEL_TRACKING_ENABLED": False,  # MLflow is not wanted
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": False,  # a process at every start and next sample
+    }
+    for name, value in chosen.items():
+        setattr(settings, name, value)
+        os.environ[name] = json.dumps(value) if isinstance(value, dict) else str(value)
+    os.environ.setdefault("PYTHONPATH", "")  # MONAI Label expects it to exist
+    # How the processes that it starts reach it (`lib.own_server`).
+    os.environ["FTMTL_SERVER"] = address(options)
+    if options.tls_cert is not None:
+        os.environ["FTMTL_TLS_CERT"] = str(options.tls_cert.resolve())
+    if token is not None:
+        os.environ["FTMTL_TOKEN"] = token
+
+
+def address(options: argparse.Namespace) -> str:
+    """Where the server can be reached from its own machine."""
+    host = options.host
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    host = f"[{host}]" if ":" in host else host
+    return f"{'https' if options.tls_cert else 'http'}://{host}:{options.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,231 @@
+"""The server: MONAI Label's own endpoints, only those that this app answers for, and ours.
+
+Mistakes in a request are answered with a reason, and the server goes on answering while the model
+runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import inspect
+import json
+import logging
+import re
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import PurePath
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, UploadFile
+from fastapi.responses import JSONResponse
+from monailabel.endpoints import activelearning, datastore, infer, info, model, session, train
+from monailabel.interfaces.exception import MONAILabelException
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.task import AsyncTask
+from monailabel.utils.async_tasks.utils import tasks
+from starlette.responses import Response
+
+from .access import LOOPBACK_NAMES, Guard, sign_in
+from .limits import BodyLimits
+from .log import RequestLog
+from .metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+SERVED = (info, infer, train, activelearning, datastore, session, model)
+# Weights come into service by the gate or by /versions, never by overwriting a file. A data set
+# with patients' names does not leave by a GET; `ftmtl dataset labels` makes one. "Train all models"
+# goes past every check.
+WITHHELD = {
+    ("/model/{model}", "PUT"),
+    ("/model/{model}", "DELETE"),
+    ("/datastore/dataset", "GET"),
+    ("/train/", "POST"),
+}
+# Their replies tell of tasks and uploads, with the server's own paths.
+TELLING = (train, session)
+FOLDERS = re.compile(r"(?<![\w.:/])(?:/[^\s/:'\",]+)+/")  # of an absolute path
+SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
+SESSION = re.compile(r"[0-9a-f-]{36}")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def create_app(
+    *,
+    token: str | None = None,
+    loopback: bool = True,
+    max_upload_mb: float = 256,
+    upload_seconds: float = 120,
+) -> FastAPI:
+    """The server, for the app that MONAI Label's settings name."""
+    server = FastAPI(
+        title="FT-MTL-Net",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if loopback else None,
+        lifespan=_lifespan,
+    )
+    # One model, first come first served; and trainings are started one after the other.
+    pools = {infer: ThreadPoolExecutor(1, "model"), train: ThreadPoolExecutor(1, "train")}
+    others = ThreadPoolExecutor(8, "request")
+    for module in SERVED:
+        for route in module.router.routes:
+            methods = [m for m in route.methods if (route.path, m) not in WITHHELD]
+            if methods:
+                server.add_api_route(
+                    route.path,
+                    _off_the_loop(
+                        route.endpoint, pools.get(module, others), telling=module in TELLING
+                    ),
+                    methods=methods,
+                    tags=route.tags,
+                    summary=route.summary,
+                    include_in_schema=route.include_in_schema,
+                )
+    server.add_api_route("/versions/{model}", versions, methods=["GET"], tags=["Model"])
+    server.add_api_route(
+        "/versions/{model}/{version}", bring_back, methods=["POST"], tags=["Model"]
+    )
+    metrics = Metrics(lambda: dict(app_instance().info()))
+    server.add_api_route("/metrics", metrics.page, methods=["GET"], response_class=Response)
+    if token is not None:
+        server.include_router(sign_in(token))
+    server.add_exception_handler(MONAILabelException, _refused)
+    server.add_exception_handler(OSError, _disk_failed)
+    server.add_exception_handler(Exception, _failed)
+    # The last one added stands outermost.
+    server.add_middleware(BodyLimits, megabytes=max_upload_mb, seconds=upload_seconds)
+    server.add_middleware(Guard, token=token, hosts=LOOPBACK_NAMES if loopback else None)
+    server.add_middleware(RequestLog, observe=metrics.observe)
+    return server
+
+
+def versions(model: str) -> list[dict[str, Any]]:
+    """Every version of the model with what the gate measured, oldest first."""
+    result: list[dict[str, Any]] = app_instance().versions(model)
+    return result
+
+
+def bring_back(model: str, version: str) -> dict[str, Any]:
+    """Takes a version of the model into service: an earlier one, or a candidate."""
+    result: dict[str, Any] = app_instance().bring_back(model, version)
+    return result
+
+
+@asynccontextmanager
+async def _lifespan(server: FastAPI) -> AsyncIterator[None]:
+    instance = app_instance()
+    instance.server_mode(True)
+    instance.on_init_complete()
+    yield
+    AsyncTask.stop("train")
+
+
+def _off_the_loop(
+    endpoint: Callable[..., Any], pool: ThreadPoolExecutor, *, telling: bool
+) -> Callable[..., Any]:
+    """MONAI Label's endpoint, run in `pool`; from a `telling` one's reply folders are taken out.
+
+    Its endpoints are `async def` around code that never awaits and would hold up every other
+    request for as long as it takes.
+    """
+
+    def run(values: dict[str, Any]) -> Any:
+        coroutine = endpoint(**_checked(endpoint.__name__, values))
+        try:
+            coroutine.send(None)
+        except StopIteration as end:
+            return without_folders(end.value) if telling else end.value
+        except BaseException:
+            # What it meant to do after its reply, which is to delete what was uploaded.
+            for task in getattr(values.get("background_tasks"), "tasks", ()):
+                task.func(*task.args, **task.kwargs)
+            raise
+        coroutine.close()
+        raise RuntimeError(f"{endpoint.__name__} awaits; it needs the event loop")
+
+    async def answer(**values: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(pool, run, values)
+
+    answer.__name__ = endpoint.__name__
+    answer.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
+    return answer
+
+
+def _checked(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a request; 400 for what MONAI Label would fall over."""
+    for field in ("params", "info"):
+        if isinstance(values.get(field), str):
+            document = _object(field, values[field])
+            if name == "api_run_inference" and values.get("output") is not None:
+                # Lets the model leave out a file that nobody will fetch.
+                document["output"] = values["output"].value
+            values[field] = json.dumps(document)
+    for value in values.values():
+        for upload in value if isinstance(value, list) else [value]:
+            if isinstance(upload, UploadFile) and name != "api_add_image":
+                # What a file is called says who is in it; its suffix says what it is.
+                suffixes = PurePath(upload.filename or "").suffixes[-2:]
+                upload.filename = "upload" + "".join(s for s in suffixes if SUFFIX.fullmatch(s))
+    session_id = values.get("session_id")
+    if session_id and not SESSION.fullmatch(session_id):
+        raise HTTPException(404, "There is no such session")
+    if name == "api_run_inference":
+        if not any(values.get(key) for key in ("image", "file", "session_id")):
+            raise HTTPException(400, "Say which image: image, file or session_id")
+        if session_id and app_instance().sessions().get_session(session_id) is None:
+            raise HTTPException(404, "There is no such session; it may have expired")
+    if name == "api_create_session" and (values.get("uncompress") or len(values["files"]) != 1):
+        raise HTTPException(400, "A session is one mammogram; archives are not opened")
+    if name == "api_run_model":
+        _check_training(values)
+    return values
+
+
+def _check_training(values: dict[str, Any]) -> None:
+    if values.get("run_sync"):
+        raise HTTPException(400, "A training runs in the background; run_sync is not offered")
+    instance = app_instance()
+    instance.check_training(values["model"], values.get("params") or {})
+    if any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks("train")):
+        # One teaches from all labels there are, so a queue of them would gain nothing.
+        raise HTTPException(429, instance.what_trains(values["model"]))
+
+
+def _object(field: str, text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"{field} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise HTTPException(400, f"{field} must be a JSON object, such as {{}}")
+    return document
+
+
+def without_folders(reply: Any) -> Any:
+    """A JSON reply whose absolute paths have become names: "/srv/app/x.py" -> "x.py"."""
+    if isinstance(reply, str):
+        return FOLDERS.sub("", reply)
+    if isinstance(reply, dict):
+        return {key: without_folders(value) for key, value in reply.items()}
+    if isinstance(reply, list | tuple) or type(reply).__name__ == "deque":
+        return [without_folders(value) for value in reply]
+    return reply
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(getattr(error, "msg", error))}, status_code=400)
+
+
+async def _disk_failed(request: Request, error: Exception) -> JSONResponse:
+    if getattr(error, "errno", None) in FULL:
+        logger.error("The disk is full", exc_info=error)
+        return JSONResponse({"detail": "The server's disk is full; nothing was stored"}, 507)
+    return await _failed(request, error)
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    logger.error("A request failed", exc_info=error)
+    return JSONResponse({"detail": "The server failed; its log says why."}, status_code=500)
