@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from ftmtl.findings import Finding, Findings, ImageInfo, ModelInfo, Rle, Verdict
 from ftmtl.mammogram import Mammogram
 from ftmtl.measure import measure_mask
 from ftmtl.network.model import Detections, FTMTLNet
+from ftmtl.reading import Candidate, Reading
 from ftmtl.veto import gather, masses, monotone, worst
 from ftmtl.weights_file import Weights, load_weights
 
@@ -32,25 +33,6 @@ VERDICT_RULE = "malignant-veto, monotone: largest p(malignant) / p(mass), over m
 
 class InvalidBoxes(ValueError):
     """Boxes to be described that are no boxes of the image; says which and why."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One mass as the network sees it, before any threshold.
-
-    `box` (x, y, width, height) in image pixels; `probabilities` [3], calibrated, of background,
-    benign, malignant; `malignancy` by the veto over the mass's boxes; `mask` 28×28 within the box.
-    """
-
-    box: tuple[float, float, float, float]
-    probabilities: NDArray[np.float64]
-    malignancy: float
-    mask: NDArray[np.float32]
-
-    @property
-    def score(self) -> float:
-        """1 − background."""
-        return float(1 - self.probabilities[0])
 
 
 class Predictor:
@@ -90,37 +72,73 @@ class Predictor:
         films) are findings. Given `boxes` [x, y, width, height], each is described as it lies,
         in order, whatever it scores. Raises InvalidBoxes.
         """
-        canvas = make_canvas(mammogram.pixels, self.preset.network.canvas,
-                             pixel_aspect=mammogram.pixel_aspect)
-        if boxes is not None:
-            asked = _checked(boxes, mammogram.pixels.shape)
-            candidates = self._describe(canvas, asked)
-            verdict_masses = [c.malignancy for c in candidates if c.probabilities.argmax() != 0]
-        else:
-            found, verdict_masses = self._search(canvas)
-            least = self.default_threshold if threshold is None else threshold
-            candidates = [c for c in found if c.score >= least][:max_findings]
-        findings = tuple(
-            _finding(number, c, mammogram) for number, c in enumerate(candidates, start=1)
+        image = image_info(mammogram, patient_key)
+        if boxes is None:
+            return self.findings(self.read(mammogram), image, threshold=threshold,
+                                 max_findings=max_findings)
+        asked = _checked(boxes, mammogram.pixels.shape)
+        candidates = self._describe(self._canvas(mammogram), asked)
+        return self._document(
+            image, candidates, [c.malignancy for c in candidates if c.probabilities.argmax() != 0]
         )
-        malignancy = worst(verdict_masses)
+
+    def read(self, mammogram: Mammogram) -> Reading:
+        """What the network sees, before any threshold."""
+        return self._search(self._canvas(mammogram))
+
+    def read_mirrored(self, mammogram: Mammogram) -> Reading:
+        """The same with left and right changed over before the network, and back after it."""
+        canvas = self._canvas(mammogram)
+        rows, columns = canvas.geometry.filled
+        pixels = canvas.pixels.copy()
+        pixels[:rows, :columns] = pixels[:rows, :columns][:, ::-1]
+        seen = self._search(replace(canvas, pixels=pixels))
+        # The breast's box lies somewhere in the image, and mirrors about its own middle.
+        edges = 2 * canvas.geometry.origin[0] + canvas.geometry.extent[0]
+        back = tuple(
+            replace(c, box=(edges - c.box[0] - c.box[2], *c.box[1:]), mask=c.mask[:, ::-1])
+            for c in seen.candidates
+        )
+        return replace(seen, candidates=back)
+
+    def findings(
+        self,
+        reading: Reading,
+        image: ImageInfo,
+        *,
+        threshold: float | None = None,
+        max_findings: int | None = None,
+    ) -> Findings:
+        """The document of a reading, as `__call__` would have made it; the network is not run."""
+        least = self.default_threshold if threshold is None else threshold
+        shown = [c for c in reading.candidates if c.score >= least][:max_findings]
+        return self._document(image, shown, reading.masses)
+
+    def _document(
+        self, image: ImageInfo, candidates: Sequence[Candidate], masses: Sequence[float]
+    ) -> Findings:
+        malignancy = worst(masses)
         label = "malignant" if malignancy > 0.5 else "benign"
         return Findings(
-            image=image_info(mammogram, patient_key),
+            image=image,
             model=self.model,
-            findings=findings,
+            findings=tuple(_finding(n, c, image) for n, c in enumerate(candidates, start=1)),
             verdict=Verdict(
                 malignancy=malignancy,
-                label=label if verdict_masses else "no finding",  # type: ignore[arg-type]
+                label=label if masses else "no finding",  # type: ignore[arg-type]
                 how=VERDICT_RULE,
             ),
         )
 
-    def _search(self, canvas: Canvas) -> tuple[list[Candidate], list[float]]:
-        """All candidates above the floor, best first, and the malignancy of the veto's masses."""
+    def _canvas(self, mammogram: Mammogram) -> Canvas:
+        return make_canvas(mammogram.pixels, self.preset.network.canvas,
+                           pixel_aspect=mammogram.pixel_aspect)
+
+    def _search(self, canvas: Canvas) -> Reading:
         detections = self._detect(canvas)
         probabilities = self._probabilities(detections.class_logits)
         boxes = detections.boxes.float().cpu().numpy()
+        features = _features(detections.pooled.cpu().numpy(), 1 - probabilities[:, 0])
         # A box that refinement moved off the breast is clipped to nothing: it is no candidate.
         sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
         above = np.flatnonzero((1 - probabilities[:, 0] >= SCORE_FLOOR) & (sides >= LEAST_SIDE))
@@ -128,11 +146,12 @@ class Predictor:
         probabilities = probabilities[above]
         maps = detections.masks.float().cpu().numpy()[above]
         groups = gather(boxes, 1 - probabilities[:, 0], iou=MASS_IOU)
-        candidates = [
+        candidates = tuple(
             _candidate(canvas.geometry, boxes[g[0]], probabilities[list(g)], maps[g[0]])
             for g in groups
-        ]
-        return candidates, [m.malignancy for m in masses(boxes, probabilities, iou=MASS_IOU)]
+        )
+        found = masses(boxes, probabilities, iou=MASS_IOU)
+        return Reading(candidates, tuple(m.malignancy for m in found), features)
 
     def _describe(self, canvas: Canvas, boxes: NDArray[np.float64]) -> list[Candidate]:
         on_canvas = canvas.geometry.boxes_to_canvas(boxes)
@@ -212,9 +231,15 @@ def _malignancy(members: NDArray[np.float64]) -> float:
     return float(members[0, 2] / max(members[0, 1:].sum(), 1e-12))
 
 
-def _finding(number: int, candidate: Candidate, mammogram: Mammogram) -> Finding:
-    height, width = mammogram.pixels.shape
-    rle, area, diameter = _mask(candidate, (height, width), mammogram.spacing_mm)
+def _features(pooled: NDArray[np.float32], scores: NDArray[np.float64]) -> NDArray[np.float32]:
+    """[1024] of length 1: pooled θ1 [K, 1024] of the boxes, averaged by their scores."""
+    mean = scores.astype(np.float32) @ pooled
+    length = float(np.linalg.norm(mean))
+    return np.asarray(mean / length if length > 0 else mean, dtype=np.float32)
+
+
+def _finding(number: int, candidate: Candidate, image: ImageInfo) -> Finding:
+    rle, area, diameter = _mask(candidate, (image.height, image.width), image.spacing_mm)
     background, benign, malignant = (float(p) for p in candidate.probabilities)
     return Finding(
         id=f"F{number}",

@@ -47,12 +47,14 @@ class Detections:
     """What was found on one canvas, best first (by 1 − background).
 
     `boxes` [K, 4] (x1, y1, x2, y2) in canvas pixels, `class_logits` [K, 3], `masks` [K, 28, 28]:
-    probabilities inside each box, of the likelier of benign and malignant.
+    probabilities inside each box, of the likelier of benign and malignant. `pooled` [K, 1024]: θ1,
+    mean-pooled.
     """
 
     boxes: Tensor
     class_logits: Tensor
     masks: Tensor
+    pooled: Tensor
 
 
 class FTMTLNet(nn.Module):
@@ -138,8 +140,8 @@ class FTMTLNet(nn.Module):
 
     def _describe(
         self, theta0: Tensor, boxes: list[Tensor]
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each image: its boxes, their class logits [R, 3] and masks [R, 28, 28]."""
+    ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """For each image: its boxes, their class logits [R, 3], masks [R, 28, 28], pooled θ1."""
         counts = [len(b) for b in boxes]
         theta1 = self.pool(theta0, boxes)
         theta4, mask_logits = self.segmentation(theta1)
@@ -148,13 +150,17 @@ class FTMTLNet(nn.Module):
         kind = class_logits[:, 1:].argmax(dim=1)
         maps = unblock(mask_logits)
         masks = maps[torch.arange(len(kind), device=kind.device), kind].float().sigmoid()
-        return list(zip(boxes, class_logits.split(counts), masks.split(counts), strict=True))
+        pooled = theta1.float().mean(dim=(1, 2))
+        parts = (each.split(counts) for each in (class_logits, masks, pooled))
+        return list(zip(boxes, *parts, strict=True))
 
-    def _thin(self, boxes: Tensor, class_logits: Tensor, masks: Tensor) -> Detections:
+    def _thin(
+        self, boxes: Tensor, class_logits: Tensor, masks: Tensor, pooled: Tensor
+    ) -> Detections:
         kind = class_logits[:, 1:].argmax(dim=1)
         score = 1 - class_logits.softmax(dim=1)[:, 0]
         kept = box_ops.nms(boxes, score, self.config.detection_nms_iou, groups=kind)
-        return Detections(boxes[kept], class_logits[kept], masks[kept])
+        return Detections(boxes[kept], class_logits[kept], masks[kept], pooled[kept])
 
 
 def extents_of(valid: Tensor) -> Tensor:
