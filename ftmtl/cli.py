@@ -52,13 +52,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     dataset = commands.add_parser("dataset", help="turn a published data set into COCO JSON")
-    dataset.add_argument("name", choices=["stretched-cbis", "labels", "coco"])
-    dataset.add_argument("source", type=Path,
-                         help="its folder, a server's studies, or a COCO file")
+    dataset.add_argument("name", choices=["stretched-cbis", "labels", "coco", "phantom"])
+    dataset.add_argument("source", type=Path, nargs="?",
+                         help="its folder, a server's studies, or a COCO file; phantoms need none")
     dataset.add_argument("--workspace", type=Path,
                          help="where a server keeps its labels [STUDIES-workspace]")
     dataset.add_argument("--images", type=Path, help="the image folder of a COCO file")
-    dataset.add_argument("--out", type=Path, required=True, help="the COCO JSON to write")
+    dataset.add_argument("--out", type=Path, required=True,
+                         help="the COCO JSON to write; of phantoms the folder")
+    dataset.add_argument("--patients", type=int, default=20, help="how many phantoms [20]")
+    dataset.add_argument("--seed", type=int, default=0, help="of the phantoms [0]")
     dataset.add_argument("--hold-out", type=int, metavar="PARTS",
                          help="keep one patient in so many apart: writes OUT without her and "
                               "OUT's name with .held-out.json")
@@ -124,11 +127,20 @@ def _records(options: argparse.Namespace) -> list[ImageRecord]:
 def _dataset(options: argparse.Namespace) -> int:
     from ftmtl.datasets.coco import read_coco, write_coco
     from ftmtl.datasets.labels import read_labels
+    from ftmtl.datasets.phantom import make_phantoms
     from ftmtl.datasets.split import hold_out
     from ftmtl.datasets.stretched_cbis import read_stretched_cbis
 
-    folder = options.source
-    if options.name == "stretched-cbis":
+    folder, out = options.source, options.out
+    if options.name == "phantom":
+        with _ProgressBar() as bar:
+            records = make_phantoms(out, patients=options.patients, seed=options.seed,
+                                    on_file=bar.files)
+        folder, out = out, out / "coco.json"
+    elif folder is None:
+        print(f"ftmtl: give the folder or file of {options.name}", file=sys.stderr)
+        return 2
+    elif options.name == "stretched-cbis":
         records = read_stretched_cbis(folder)
     elif options.name == "labels":
         workspace = options.workspace or folder.with_name(f"{folder.name}-workspace")
@@ -142,10 +154,10 @@ def _dataset(options: argparse.Namespace) -> int:
     else:
         folder = options.images or options.source.parent
         records = read_coco(options.source, folder)
-    parts = {options.out: records}
+    parts = {out: records}
     if options.hold_out:
         kept, held = hold_out(records, parts=options.hold_out)
-        parts = {options.out: kept, options.out.with_suffix(".held-out.json"): held}
+        parts = {out: kept, out.with_suffix(".held-out.json"): held}
     for file, part in parts.items():
         write_coco(part, file, images=folder)
         patients = len({r.patient_id for r in part})
