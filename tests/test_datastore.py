@@ -16,6 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 from fastapi import HTTPException
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -27,6 +28,7 @@ from ftmtl.label_file import read_label_file, write_label_file
 from monailabel_app.lib.datastore import MammogramStore
 
 WIDTH, HEIGHT = 96, 128
+LATIN = b"M\xfcller".decode(errors="surrogateescape")  # as an old export names it
 
 
 def write_dicom(path: Path, uid: str, patient: str = "Jane^0815", **tags: Any) -> Path:
@@ -123,14 +125,25 @@ def test_studies_are_found_as_they_come(store: MammogramStore, studies: Path) ->
     shutil.copy(studies / "a" / "one.dcm", studies / "copy.dcm")
     write_dicom(studies / "raw.dcm", "1.2.840.4", PresentationIntentType="FOR PROCESSING")
     (studies / "broken.dcm").write_bytes((studies / "a" / "one.dcm").read_bytes()[:2000])
+    Image.new("L", (WIDTH, HEIGHT)).save(studies / "one.png")  # two formats of one name
+    (studies / "DOE^JANE").mkdir()
+    shutil.copy(studies / "one.png", studies / "DOE^JANE" / f"{LATIN}.png")
+    before = {f: f.stat().st_mtime_ns for f in studies.rglob("*")}
     store.refresh()
     # In the order of their paths; of two copies the first.
-    assert store.list_images() == ["1.2.840.3", "1.2.840.2", "1.2.840.1"]
-    reasons = {row["file"]: row["reason"] for row in store.json()["left_out"]}
-    assert set(reasons) == {"copy.dcm", "raw.dcm", "broken.dcm"}
-    assert "a/one.dcm" in reasons["copy.dcm"]
+    assert store.list_images() == ["1.2.840.3", "1.2.840.2", "1.2.840.1", "one.png"]
+    assert before == {f: f.stat().st_mtime_ns for f in studies.rglob("*")}, "studies are only read"
+    # What is left out is told without its path, which may hold a name; the workspace knows that.
+    told = {str(row["number"]): row["reason"] for row in store.json()["left_out"]}
+    kept = json.loads((store.workspace / "left_out.json").read_text())
+    assert {n: row["reason"] for n, row in kept.items()} == told
+    reasons = {row["file"]: row["reason"] for row in kept.values()}
+    assert set(reasons) == {"copy.dcm", "raw.dcm", "broken.dcm", f"DOE^JANE/{LATIN}.png"}
+    assert "another file" in reasons["copy.dcm"]
     assert "FOR PROCESSING" in reasons["raw.dcm"]
+    assert "UTF-8" in reasons[f"DOE^JANE/{LATIN}.png"]
     assert all(str(studies) not in reason for reason in reasons.values())
+    assert "DOE" not in json.dumps(store.json())
     assert Path(store.get_image_uri("1.2.840.2")) == studies / "a" / "b" / "1.2.840.99"
     info = store.get_image_info("1.2.840.3")
     assert (info["width"], info["height"], info["laterality"], info["view"]) == (96, 128, "L", "CC")
@@ -383,3 +396,58 @@ def test_a_kill_loses_no_acknowledged_label(store: MammogramStore, tmp_path: Pat
         assert set(told) <= known
         uri = Path(later.get_label_uri("1.2.840.1", "final"))
         assert uri.read_bytes() == sent.read_bytes()
+
+
+def test_damaged_files_never_stop_a_start(
+    store: MammogramStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent = write_label(tmp_path / "x.seg.nrrd", store.image_info("1.2.840.1"), "benign")
+    for image in ("1.2.840.1", "1.2.840.1", "1.2.840.3"):
+        sent = write_label(tmp_path / "x.seg.nrrd", store.image_info(image), "benign")
+        store.save_label(image, str(sent), "final", {})
+    store.update_image_info("1.2.840.1", {"room": 3})
+    for number in range(9):
+        store.sides.settle(f"{number:016x}")
+    sides, infos = store.sides.all(), list((store.workspace / "info").glob("*.json"))
+    damaged = [store.workspace / "sides.json", store.workspace / "images.json", *infos]
+    labels = sorted((store.workspace / "labels").rglob("*.seg.nrrd"))
+    for content in (b"", b"{", b"\xff", b"[1, 2]"):
+        for file in damaged:
+            file.write_bytes(content)
+        caplog.clear()
+        later = again(store)
+        assert set(later.list_images()) == {"1.2.840.1", "1.2.840.2", "1.2.840.3"}
+        assert set(later.get_labeled_images()) == {"1.2.840.1", "1.2.840.3"}
+        assert "room" not in later.get_image_info("1.2.840.1")
+        # The sides of patients with labels are those that the labels' records tell.
+        told = later.sides.all()
+        assert len(told) == 2 and told.items() <= sides.items()
+        assert all(f"{file.name}.damaged" in caplog.text for file in (damaged[0], *infos))
+    # A damaged record: the version before it speaks, and nothing is thrown away.
+    (record,) = (store.workspace / "labels").glob("*/final/0002.json")
+    record.write_bytes(b"")
+    later = again(store)
+    assert later.get_label_info("1.2.840.1", "final")["current"] == 1
+    assert "0002.json" in caplog.text
+    later.save_label("1.2.840.3", str(sent), "final", {})
+    assert sorted((store.workspace / "labels").rglob("*.seg.nrrd"))[:3] == labels[:3]
+
+
+def test_a_label_map_under_another_name_keeps_its_meaning(
+    store: MammogramStore, tmp_path: Path
+) -> None:
+    """A label map called .seg.nrrd is understood by its `label_info`, now and when it is read."""
+    pixels = np.zeros((WIDTH, HEIGHT, 1), np.uint8)
+    pixels[10:20, 30:50, 0] = 1
+    sent = tmp_path / "Doe.Jane.seg.nrrd"
+    nrrd.write(str(sent), pixels)
+    params = {"label_info": [{"name": "malignant", "idx": 1}], "comment": "from the stock plugin"}
+    store.save_label("1.2.840.1", str(sent), "final", params)
+    kept = Path(store.get_label_uri("1.2.840.1", "final"))
+    (finding,) = read_label_file(kept, image=store.image_info("1.2.840.1")).findings
+    assert finding.label == "malignant"
+    assert sorted(f.name for f in kept.parent.iterdir()) == [
+        *("0001.json", "0001.seg.nrrd", "0001.sent.seg.nrrd")
+    ]
+    (version,) = store.get_label_info("1.2.840.1", "final")["versions"]
+    assert version["comment"] == "from the stock plugin"

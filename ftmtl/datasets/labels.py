@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -26,6 +27,8 @@ from ftmtl.label_file import UnreadableLabel, read_label_file
 from ftmtl.mammogram import UnreadableMammogram, read_header
 
 from .records import BENIGN, MALIGNANT, Annotation, ImageRecord, Role
+
+logger = logging.getLogger(__name__)
 
 Standing = Literal["label", "conflict", "withdrawal"]
 LABEL_SUFFIX = ".seg.nrrd"
@@ -49,6 +52,8 @@ class LabelVersion:
     submission_id: str | None = None
     based_on: int | None = None
     source: str | None = None  # what was sent, where `file` had to be made from it
+    comment: str | None = None
+    side: str | None = None  # of the patient: "train" | "validation"
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -82,8 +87,8 @@ def read_versions(folder: Path) -> list[LabelVersion]:
     for file in folder.glob("[0-9]*.json"):
         try:
             versions.append(LabelVersion.read(file))
-        except ValueError:
-            continue
+        except ValueError as error:
+            logger.warning("%s; it is passed over", error)
     return sorted(versions, key=lambda v: v.version)
 
 

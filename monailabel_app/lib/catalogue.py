@@ -1,26 +1,24 @@
-"""Which mammograms there are: the studies folder, nested as it comes, and what was uploaded.
+"""Which mammograms there are: in the studies, among what was uploaded, in the PACS.
 
-What a file is, is found out once; the answers are kept in the workspace by (path, time, size), so
-that a second start reads no header again. Paths of images come from here alone: a request names
-an image by its id, and an id that is not in this list opens nothing.
+What an image is, is found out once; the answers are kept in the workspace, so that a second start
+reads no header again. Images are had from here alone: a request names one by its id, and an id that
+is not in this list opens nothing.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock
 
-from ftmtl.atomic import write_json
-from ftmtl.mammogram import UnreadableMammogram
+from ftmtl.atomic import atomic_write, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +26,7 @@ IMAGE_SUFFIXES = (
     *(".dcm", ".dicom", ".dic", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff"),
     *(".nii", ".nii.gz", ".nrrd"),
 )
-NOT_IMAGES = (".seg.nrrd", ".json", ".txt", ".csv", ".xml", ".md", ".pdf", ".html", ".zip")
-DICOM_MAGIC = (128, b"DICM")
+SAVE_EVERY = 10.0  # seconds, while many new files are read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,34 +34,49 @@ class Entry:
     """One file: the mammogram that it is, or the reason why it is none."""
 
     path: str  # below its root, with "/"
-    root: str  # "studies" | "uploads"
-    changed: int  # ns
+    root: str  # the name of its source
+    changed: int  # ns; 0 in a PACS
     size: int
     image_id: str | None = None
     problem: str | None = None
     image: dict[str, Any] | None = None  # ImageInfo and pixel_aspect
 
 
-# file, root -> image; raises UnreadableMammogram
-Describe = Callable[[Path, Path], dict[str, Any]]
+class Source(Protocol):
+    """A place where mammograms come from."""
+
+    name: str
+    top: Path  # where its files lie, or are put when they are fetched
+
+    def look(self, known: Mapping[str, Entry]) -> Iterable[Entry]:
+        """All entries there are now; `known` are the earlier ones, by path."""
+
+    def fetch(self, entry: Entry) -> Path:
+        """An entry's file, which is brought here if it is elsewhere."""
+
+    def withheld(self, entry: Entry) -> str | None:
+        """Why an image cannot be had now; None where it can."""
 
 
 class Catalogue:
-    """The images below `roots`, by id. Safe between threads; processes share the index file."""
+    """The images of all sources, by id. Safe between threads; processes share the index file."""
 
-    def __init__(
-        self, roots: Mapping[str, Path], index: Path, describe: Describe, *, stamp: str
-    ) -> None:
-        """`describe` finds out what a file is; its answers hold as long as `stamp` is the same."""
-        self.roots = dict(roots)
-        self._index, self._describe, self._stamp = index, describe, stamp
+    def __init__(self, sources: Iterable[Source], index: Path, *, stamp: str) -> None:
+        """What was found out of the files holds as long as `stamp` is the same."""
+        self.sources = {source.name: source for source in sources}
+        self._index, self._stamp = index, stamp
         self._busy = threading.Lock()
         self._files: dict[tuple[str, str], Entry] = {}
         self._images: dict[str, Entry] = {}
-        self._left_out: list[dict[str, str]] = []
+        self._left_out: list[tuple[str, str]] = []
         self._next_look = 0.0
         self._load()
         self.refresh()
+
+    @property
+    def roots(self) -> dict[str, Path]:
+        """Where the files of each source lie."""
+        return {name: source.top for name, source in self.sources.items()}
 
     def ids(self) -> list[str]:
         """The ids of all images, in order of their paths."""
@@ -80,12 +92,19 @@ class Catalogue:
         return entry
 
     def path(self, entry: Entry) -> Path:
-        """Where an entry's file lies."""
-        return self.roots[entry.root] / entry.path
+        """Where an entry's file lies, if it is here."""
+        return self.sources[entry.root].top / entry.path
 
-    def left_out(self) -> list[dict[str, str]]:
-        """The files that are in no work list: {"file", "reason"}."""
-        return list(self._left_out)
+    def fetch(self, entry: Entry) -> Path:
+        """An entry's file; brought here from a PACS."""
+        return self.sources[entry.root].fetch(entry)
+
+    def left_out(self) -> list[dict[str, Any]]:
+        """Why files are in no work list. Their paths may hold a name: they stay in the workspace.
+
+        `number` is the one under which `left_out.json` beside the index tells the path.
+        """
+        return [{"number": n, "reason": reason} for n, (_, reason) in enumerate(self._left_out, 1)]
 
     def count(self) -> int:
         """How many images there are, as far as known; constant-time."""
@@ -94,17 +113,18 @@ class Catalogue:
     def refresh(self) -> None:
         """Takes note of files that came, changed or went."""
         with self._busy:
-            began = time.monotonic()
+            began = saved = time.monotonic()
             files: dict[tuple[str, str], Entry] = {}
-            news = 0
-            for root, path, stat in self._walk():
-                entry = self._files.get((root, path))
-                if entry is None or (entry.changed, entry.size) != (stat.st_mtime_ns, stat.st_size):
-                    entry = self._examine(root, path, stat)
-                    news += 1
-                    if news % 500 == 0:
+            news = False
+            for name, source in self.sources.items():
+                known = {path: e for (root, path), e in self._files.items() if root == name}
+                for entry in source.look(known):
+                    news |= entry is not known.get(entry.path)
+                    files[name, entry.path] = entry
+                    if news and time.monotonic() > saved + SAVE_EVERY:
+                        logger.info("%d files were looked at so far", len(files))
                         self._save({**self._files, **files})
-                files[root, path] = entry
+                        saved = time.monotonic()
             if news or files.keys() != self._files.keys():
                 self._save(files)
             self._files = files
@@ -116,45 +136,21 @@ class Catalogue:
         if time.monotonic() >= self._next_look:
             self.refresh()
 
-    def _walk(self) -> Iterator[tuple[str, str, os.stat_result]]:
-        for root, top in self.roots.items():
-            others = {r.resolve() for r in (*self.roots.values(), self._index.parent) if r != top}
-            for folder, folders, names in os.walk(top):
-                folders[:] = sorted(
-                    name
-                    for name in folders
-                    if not name.startswith(".") and (Path(folder) / name).resolve() not in others
-                )
-                for name in sorted(names):
-                    file = Path(folder) / name
-                    if not _may_be_image(file):
-                        continue
-                    try:
-                        stat = file.stat()
-                    except OSError:
-                        continue  # it went away while we looked
-                    yield root, file.relative_to(top).as_posix(), stat
-
-    def _examine(self, root: str, path: str, stat: os.stat_result) -> Entry:
-        top = self.roots[root]
-        entry = Entry(path=path, root=root, changed=stat.st_mtime_ns, size=stat.st_size)
-        try:
-            image = self._describe(top / path, top)
-        except UnreadableMammogram as error:
-            return replace(entry, problem=f"{error.reason}. {error.remedy}")
-        return replace(entry, image_id=image["id"], image=image)
-
     def _sort_out(self) -> None:
         images: dict[str, Entry] = {}
-        left_out = []
-        for _, entry in sorted(self._files.items()):
+        left_out: list[tuple[str, str]] = []
+        for (root, path), entry in sorted(self._files.items()):
+            reason = self.sources[root].withheld(entry)
             if entry.image_id is None:
-                left_out.append({"file": entry.path, "reason": entry.problem or "unreadable"})
+                reason = entry.problem or "unreadable"
             elif entry.image_id in images:
-                twin = images[entry.image_id].path
-                left_out.append({"file": entry.path, "reason": f"the same image id as {twin}"})
-            else:
+                reason = "another file holds the same image"
+            elif reason is None:
                 images[entry.image_id] = entry
+            if reason is not None:
+                left_out.append((path, reason))
+        if left_out != self._left_out:
+            self._tell(left_out)
         self._images, self._left_out = images, left_out
 
     def _load(self) -> None:
@@ -162,7 +158,7 @@ class Catalogue:
             document = json.loads(self._index.read_text(encoding="utf-8"))
             if document["stamp"] == self._stamp:
                 entries = [Entry(**row) for row in document["files"]]
-                self._files = {(e.root, e.path): e for e in entries}
+                self._files = {(e.root, e.path): e for e in entries if e.root in self.sources}
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -171,29 +167,21 @@ class Catalogue:
     def _save(self, files: Mapping[tuple[str, str], Entry]) -> None:
         document = {"stamp": self._stamp, "files": [asdict(e) for e in files.values()]}
         try:
-            with FileLock(f"{self._index}.lock"):
-                write_json(self._index, document)
+            with FileLock(f"{self._index}.lock"), atomic_write(self._index) as stream:
+                stream.write(json.dumps(document).encode())
         except OSError as error:
             # The list is only a memory: without it the next start is slower.
             logger.warning("The list of images could not be kept: %s", error)
+
+    def _tell(self, left_out: list[tuple[str, str]]) -> None:
+        rows = {str(n): {"file": f, "reason": r} for n, (f, r) in enumerate(left_out, 1)}
+        try:
+            write_json(self._index.with_name("left_out.json"), rows)
+        except OSError as error:
+            logger.warning("The list of files left out could not be written: %s", error)
 
 
 def image_suffix(name: str) -> str:
     """The suffix that says what kind of image a file is, in small letters; empty without one."""
     low = name.lower()
     return max((s for s in IMAGE_SUFFIXES if low.endswith(s)), key=len, default="")
-
-
-def _may_be_image(file: Path) -> bool:
-    name = file.name.lower()
-    if name.startswith(".") or name == "dicomdir" or name.endswith(NOT_IMAGES):
-        return False
-    if image_suffix(name):
-        return True
-    # Exports of a PACS often have no suffix, or a name made of dots.
-    try:
-        with open(file, "rb") as stream:
-            stream.seek(DICOM_MAGIC[0])
-            return stream.read(len(DICOM_MAGIC[1])) == DICOM_MAGIC[1]
-    except OSError:
-        return False

@@ -7,44 +7,36 @@ they reach the client with their reason under MONAI Label's own server as well.
 
 from __future__ import annotations
 
-import errno
 import io
-import json
 import logging
 import re
 import shutil
 import tempfile
 import threading
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
-from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore
 
 from ftmtl import __version__
-from ftmtl.atomic import write_json
-from ftmtl.datasets.labels import FINAL, LABEL_SUFFIX, LabelVersion, image_folder
-from ftmtl.findings import Findings, ImageInfo
-from ftmtl.label_file import UnreadableLabel, read_label_file, write_label_file
+from ftmtl.datasets.labels import FINAL, LABEL_SUFFIX, LabelVersion
+from ftmtl.findings import ImageInfo
 from ftmtl.mammogram import UnreadableMammogram, read_header, read_mammogram
 from ftmtl.patient_key import PatientKey
 
 from .catalogue import Catalogue, Entry, image_suffix
 from .files import copy_file
-from .label_store import LabelStore, Submission
+from .folder import Folder
+from .label_store import LabelStore
 from .models import sha256_of
+from .notes import Notes
+from .refusals import NAME, check_tag, disk
 from .sides import Sides
+from .submissions import Wishes, check_submission, info_of
 
 logger = logging.getLogger(__name__)
-
-TAG = re.compile(r"[A-Za-z0-9_-]{1,32}")
-NAME = re.compile(r"[\w@.:+ -]{1,128}")  # a client, a submission, an uploaded image
-LARGEST_INFO = 64_000  # bytes of JSON about one image
 
 
 class MammogramStore(Datastore):  # type: ignore[misc]
@@ -56,17 +48,20 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         uploads.mkdir(parents=True, exist_ok=True)
         self.labels = LabelStore(workspace / "labels")
         self.key = PatientKey.open(workspace / "patient.key", labels_exist=self.labels.any())
-        self.sides = Sides(workspace / "sides.json")
+        self.sides = Sides(workspace / "sides.json", self._sides_told)
         self.catalogue = Catalogue(
-            {"studies": studies, "uploads": uploads},
+            [
+                Folder("studies", studies, self.describe, apart=[workspace]),
+                Folder("uploads", uploads, self.describe),
+            ],
             workspace / "images.json",
-            self.describe,
             stamp=f"{__version__} {sha256_of(workspace / 'patient.key')[:16]}",
         )
-        self._infos = workspace / "info"
-        self._infos.mkdir(exist_ok=True)
-        self._info_lock = FileLock(workspace / "info.lock")
+        self.notes = Notes(workspace / "info")
         self._accepted = threading.local()
+
+    def _sides_told(self) -> list[tuple[str, str | None]]:
+        return [(str(v.image["patient_key"]), v.side) for v in self.labels.records(FINAL)]
 
     # Images ------------------------------------------------------------------------------------
 
@@ -95,7 +90,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
 
     def image_info(self, image_id: str) -> ImageInfo:
         """The image as findings documents name it."""
-        return _info(self.entry(image_id).image or {})
+        return info_of(self.entry(image_id).image or {})
 
     def list_images(self) -> list[str]:
         """The ids of all mammograms, in order of their paths."""
@@ -120,7 +115,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         label = self.labels.current(image_id)
         suffix = image_suffix(entry.path) or ".dcm"
         return {
-            **self._stored_info(image_id)["image"],
+            **self.notes.of_image(image_id),
             "name": image_id if image_id.lower().endswith(suffix) else image_id + suffix,
             **{k: image.get(k) for k in ("width", "height", "spacing_mm")},
             **{k: image.get(k) for k in ("laterality", "view", "patient_key")},
@@ -133,7 +128,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Keeps what a client wants remembered of an image."""
         self.entry(image_id)
-        self._remember(image_id, "image", info)
+        self.notes.add_to_image(image_id, info)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Takes an uploaded mammogram in; a DICOM file keeps its own id. 422 for no mammogram."""
@@ -161,11 +156,11 @@ class MammogramStore(Datastore):  # type: ignore[misc]
                 if not same:
                     raise HTTPException(409, f"There is another image {image['id']!r} already")
                 return str(image["id"])
-            with _disk():
+            with disk():
                 copy_file(file, uploads / file.name)
         self.catalogue.refresh()
         if image_info:
-            self._remember(image["id"], "image", image_info)
+            self.notes.add_to_image(image["id"], image_info)
         return str(image["id"])
 
     def remove_image(self, image_id: str) -> None:
@@ -188,28 +183,14 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         400 bad tag or params, 404 unknown image, 409 stale `based_on` (and kept), 422 no label
         for this image, 507 disk full.
         """
-        entry = self.entry(image_id)
-        tag = _tag(label_tag)
-        asked = _submission_params(label_info)
-        sent = Path(label_filename)
-        image = entry.image or {}
-        with tempfile.TemporaryDirectory(dir=self.workspace) as folder:
-            findings, label = self._read_label(sent, entry, asked["label_info"], Path(folder))
-            submission = Submission(
-                image=image,
-                tag=tag,
-                sent=sent,
-                label=label,
-                model=asdict(findings.model) if findings.model else None,
-                findings=dict(Counter(f.label for f in findings.findings)),
-                annotator=asked["client_id"],
-                submission_id=asked["submission_id"],
-                based_on=asked["based_on"],
-            )
-            patient = str(image["patient_key"])
-            side = (lambda: self.sides.settle(patient)) if tag == FINAL else None
-            with _disk():
-                version = self.labels.submit(submission, first=side)
+        image = self.entry(image_id).image or {}
+        tag = check_tag(label_tag)
+        wishes = Wishes.of(label_info)
+        patient = str(image["patient_key"])
+        side = (lambda: self.sides.settle(patient)) if tag == FINAL else None
+        with disk(), tempfile.TemporaryDirectory(dir=self.workspace) as folder:
+            submission = check_submission(Path(label_filename), image, tag, wishes, Path(folder))
+            version = self.labels.submit(submission, side=side)
         self._accepted.version = version
         if version.standing == "conflict":
             present = self.labels.current(image_id, tag)
@@ -235,22 +216,6 @@ class MammogramStore(Datastore):  # type: ignore[misc]
             "tag": version.tag,
         }
 
-    def _read_label(
-        self, sent: Path, entry: Entry, label_info: list[dict[str, Any]] | None, folder: Path
-    ) -> tuple[Findings, Path | None]:
-        """The findings in a file that was sent, and our label file of them if it is none itself."""
-        image = _info(entry.image or {})
-        try:
-            findings = read_label_file(sent, image=image, label_info=label_info)
-        except UnreadableLabel as error:
-            reason = f"The label cannot be used: {error.reason}. {error.remedy}"
-            raise HTTPException(422, reason) from error
-        if sent.name.lower().endswith(LABEL_SUFFIX):
-            return findings, None
-        label = folder / f"label{LABEL_SUFFIX}"
-        write_label_file(label, findings)
-        return findings, label
-
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """The path of a label file; `label_id` is the image's, or `ID@3` for its third version."""
         return str(self.labels.file(self._version(label_id, label_tag)))
@@ -262,13 +227,13 @@ class MammogramStore(Datastore):  # type: ignore[misc]
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """All submissions under a tag, and which of them stands ("current", 0 for none)."""
         image_id = self._image_of(label_id)
-        tag = _tag(label_tag)
+        tag = check_tag(label_tag)
         versions = self.labels.versions(image_id, tag)
         if not versions:
             raise HTTPException(404, f"Nobody labelled {image_id!r} as {tag!r}")
         present = self.labels.current(image_id, tag)
         return {
-            **self._stored_info(image_id)["labels"].get(tag, {}),
+            **self.notes.of_label(image_id, tag),
             "image": image_id,
             "tag": tag,
             "current": present.version if present else 0,
@@ -279,8 +244,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         """Keeps what a client wants remembered of a label."""
         image_id = self._image_of(label_id)
         self._version(image_id, label_tag)
-        known = self._stored_info(image_id)["labels"].get(label_tag, {})
-        self._remember(image_id, "labels", {label_tag: {**known, **_object(info)}})
+        self.notes.add_to_label(image_id, label_tag, info)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Withdraws a label: it no longer speaks for the image, and stays on disk."""
@@ -290,7 +254,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         if present is None or present.version != version.version:
             raise HTTPException(409, f"Version {version.version} does not stand; nothing withdrawn")
         try:
-            with _disk():
+            with disk():
                 self.labels.withdraw(image_id, version.tag)
         except LookupError as error:
             raise HTTPException(404, str(error)) from error
@@ -302,7 +266,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         return str(label_id)
 
     def _version(self, label_id: Any, label_tag: Any) -> LabelVersion:
-        image_id, tag = self._image_of(label_id), _tag(label_tag)
+        image_id, tag = self._image_of(label_id), check_tag(label_tag)
         if label_id != image_id:
             number = int(str(label_id).rpartition("@")[2])
             for version in self.labels.versions(image_id, tag):
@@ -319,20 +283,20 @@ class MammogramStore(Datastore):  # type: ignore[misc]
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
         """The label id of an image under a tag; empty without a label."""
-        return self.get_labels_by_image_id(image_id).get(_tag(tag), "")
+        return self.get_labels_by_image_id(image_id).get(check_tag(tag), "")
 
     def get_labeled_images(
         self, label_tag: str | None = None, labels: list[str] | None = None
     ) -> list[str]:
         """The ids of the images with a label."""
-        done = set(self.labels.labelled(_tag(label_tag or FINAL)))
+        done = set(self.labels.labelled(check_tag(label_tag or FINAL)))
         return [image for image in self.list_images() if image in done]
 
     def get_unlabeled_images(
         self, label_tag: str | None = None, labels: list[str] | None = None
     ) -> list[str]:
         """The ids of the images without one."""
-        done = set(self.labels.labelled(_tag(label_tag or FINAL)))
+        done = set(self.labels.labelled(check_tag(label_tag or FINAL)))
         return [image for image in self.list_images() if image not in done]
 
     # The whole ---------------------------------------------------------------------------------
@@ -395,32 +359,6 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         """Not offered: it would send every patient's name in one file."""
         raise HTTPException(403, "Make a data set on the server: ftmtl dataset labels …")
 
-    # What clients want remembered --------------------------------------------------------------
-
-    def _info_file(self, image_id: str) -> Path:
-        return self._infos / f"{image_folder(self._infos, image_id).name}.json"
-
-    def _stored_info(self, image_id: str) -> dict[str, dict[str, Any]]:
-        empty: dict[str, dict[str, Any]] = {"image": {}, "labels": {}}
-        try:
-            return {**empty, **json.loads(self._info_file(image_id).read_text(encoding="utf-8"))}
-        except (OSError, ValueError):
-            return empty
-
-    def _remember(self, image_id: str, part: str, info: Any) -> None:
-        with self._info_lock, _disk():
-            stored = self._stored_info(image_id)
-            stored[part].update(_object(info))
-            if len(json.dumps(stored)) > LARGEST_INFO:
-                raise HTTPException(413, f"More than {LARGEST_INFO} bytes about one image")
-            write_json(self._info_file(image_id), stored)
-
-
-def _info(image: dict[str, Any]) -> ImageInfo:
-    row = {k: v for k, v in image.items() if k != "pixel_aspect"}
-    row["spacing_mm"] = row["spacing_mm"] and tuple(row["spacing_mm"])
-    return ImageInfo(**row)
-
 
 def _public(version: LabelVersion) -> dict[str, Any]:
     row = version.to_json()
@@ -429,48 +367,5 @@ def _public(version: LabelVersion) -> dict[str, Any]:
     return row
 
 
-def _tag(tag: Any) -> str:
-    if not isinstance(tag, str) or not TAG.fullmatch(tag):
-        raise HTTPException(400, "A tag is 1 to 32 letters, digits, _ or -")
-    return str(getattr(tag, "value", tag))
-
-
-def _object(info: Any) -> dict[str, Any]:
-    if not isinstance(info, dict):
-        raise HTTPException(400, "info must be a JSON object")
-    return info
-
-
-def _submission_params(params: Any) -> dict[str, Any]:
-    params = _object(params or {})
-    asked: dict[str, Any] = {}
-    for name in ("client_id", "submission_id"):
-        value = params.get(name)
-        if value is not None and not (isinstance(value, str) and NAME.fullmatch(value)):
-            raise HTTPException(400, f"{name} is 1 to 128 letters, digits, spaces and . _ - : + @")
-        asked[name] = value
-    based_on = params.get("based_on")
-    if based_on is not None and (isinstance(based_on, bool) or not isinstance(based_on, int)):
-        raise HTTPException(400, "based_on is the version that you began from, 0 for none")
-    asked["based_on"] = based_on
-    label_info = params.get("label_info")
-    if label_info is not None and not (
-        isinstance(label_info, list) and all(isinstance(row, dict) for row in label_info)
-    ):
-        raise HTTPException(400, "label_info is a list of objects {name, idx}")
-    asked["label_info"] = label_info
-    return asked
-
-
 def _same_bytes(one: Path, other: Path) -> bool:
     return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
-
-
-@contextmanager
-def _disk() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise HTTPException(507, "The server's disk is full; nothing was stored") from error
-        raise

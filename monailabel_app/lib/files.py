@@ -1,14 +1,28 @@
-"""Copies of files, whole or not at all."""
+"""Copies of files, whole or not at all; damaged ones set aside."""
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 from pathlib import Path
 
 from ftmtl.atomic import atomic_write
+
+logger = logging.getLogger(__name__)
 
 
 def copy_file(source: Path, target: Path) -> None:
     """Copies a file's bytes to `target`, in one step and on the disk."""
     with atomic_write(target) as stream, open(source, "rb") as bytes_in:
         shutil.copyfileobj(bytes_in, stream, 1 << 20)
+
+
+def set_aside(file: Path, error: Exception) -> Path:
+    """Renames a damaged file, so that a new one can be begun and a person can look at the old."""
+    number = 1
+    while (aside := file.with_name(f"{file.name}.damaged-{number}")).exists():
+        number += 1
+    os.replace(file, aside)
+    logger.warning("%s is damaged (%s). It was set aside as %s", file.name, error, aside.name)
+    return aside

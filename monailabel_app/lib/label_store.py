@@ -8,7 +8,7 @@ is on the disk, whatever happens to the process. A number is given once, under o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class Submission:
     annotator: str | None = None
     submission_id: str | None = None
     based_on: int | None = None
+    comment: str | None = None
 
 
 class LabelStore:
@@ -58,7 +59,7 @@ class LabelStore:
     def reload(self) -> None:
         """Reads all labels from disk again."""
         found: dict[tuple[str, str], LabelVersion] = {}
-        for folder in self.folder.glob("*/*/"):
+        for folder in self._folders():
             version = current(read_versions(folder))
             if version is not None:
                 found[version.image["id"], version.tag] = version
@@ -95,18 +96,25 @@ class LabelStore:
         """Every submission for an image, oldest first."""
         return read_versions(self._place(image_id, tag))
 
+    def records(self, tag: str) -> list[LabelVersion]:
+        """Every submission for any image under a tag, oldest first."""
+        folders = (folder for folder in self._folders() if folder.name == tag)
+        found = [version for folder in folders for version in read_versions(folder)]
+        return sorted(found, key=lambda v: (v.time, v.version))
+
     def file(self, version: LabelVersion) -> Path:
         """The label file of a submission."""
         return self._place(version.image["id"], version.tag) / str(version.file)
 
     def submit(
-        self, submission: Submission, *, first: Callable[[], object] | None = None
+        self, submission: Submission, *, side: Callable[[], str] | None = None
     ) -> LabelVersion:
         """Keeps a submission; `standing` of the answer says whether it speaks for the image.
 
         A repeated `submission_id` changes nothing and gets the first answer again. One that was
-        based on anything but the present version is kept as a conflict. `first` is called under
-        the lock before anything is written. Raises OSError where the disk is full.
+        based on anything but the present version is kept as a conflict. `side` settles whether the
+        patient teaches or judges, before anything is written. Raises OSError where the disk is
+        full.
         """
         image_id, tag = str(submission.image["id"]), submission.tag
         folder = self._place(image_id, tag)
@@ -119,14 +127,13 @@ class LabelStore:
             stale = submission.based_on is not None and submission.based_on != (
                 present.version if present else 0
             )
-            if first is not None:
-                first()
+            settled = None if side is None else side()
             number = self._number(folder)
             stem = f"{number:04d}"
             source = None
             copy_file(submission.label or submission.sent, folder / (stem + LABEL_SUFFIX))
             if submission.label is not None:
-                source = f"{stem}.sent{''.join(submission.sent.suffixes[-2:])}"
+                source = f"{stem}.sent{_suffix(submission.sent.name)}"
                 copy_file(submission.sent, folder / source)
             version = LabelVersion(
                 version=number,
@@ -142,6 +149,8 @@ class LabelStore:
                 submission_id=submission.submission_id,
                 based_on=submission.based_on,
                 source=source,
+                comment=submission.comment,
+                side=settled,
             )
             self._record(folder, version)
         return version
@@ -167,6 +176,12 @@ class LabelStore:
             self._record(folder, version)
         return version
 
+    def _folders(self) -> Iterator[Path]:
+        """Every `<image>/<tag>`."""
+        for image in self.folder.iterdir():
+            if image.is_dir():
+                yield from (tag for tag in image.iterdir() if tag.is_dir())
+
     def _place(self, image_id: str, tag: str) -> Path:
         return image_folder(self.folder, image_id) / tag
 
@@ -186,3 +201,9 @@ class LabelStore:
                 self._current.pop(key, None)
             else:
                 self._current[key] = speaks
+
+
+def _suffix(name: str) -> str:
+    """The suffix of a label as it was sent; the rest of its name may be a patient's."""
+    known = (LABEL_SUFFIX, ".nrrd", ".nii.gz", ".nii")
+    return next((suffix for suffix in known if name.lower().endswith(suffix)), "")

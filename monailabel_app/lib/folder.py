@@ -1,0 +1,95 @@
+"""Mammograms in a folder, nested and named as they come. The folder is only read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ftmtl.mammogram import UnreadableMammogram
+
+from .catalogue import Entry, image_suffix
+
+NOT_IMAGES = (".seg.nrrd", ".json", ".txt", ".csv", ".xml", ".md", ".pdf", ".html", ".zip")
+DICOM_MAGIC = (128, b"DICM")
+
+# file, root -> what is known of the image; raises UnreadableMammogram
+Describe = Callable[[Path, Path], dict[str, Any]]
+
+
+class Folder:
+    """The images below `top`, but not below the folders `apart`."""
+
+    def __init__(
+        self, name: str, top: Path, describe: Describe, *, apart: Collection[Path] = ()
+    ) -> None:
+        self.name, self.top = name, top
+        self._describe = describe
+        self._apart = {folder.resolve() for folder in apart}
+
+    def look(self, known: Mapping[str, Entry]) -> Iterator[Entry]:
+        """Every file that may be an image; headers are read of those that are not `known`."""
+        for path, stat in self._walk(known):
+            entry = known.get(path)
+            if entry is None or (entry.changed, entry.size) != (stat.st_mtime_ns, stat.st_size):
+                entry = self._examine(path, stat)
+            yield entry
+
+    def fetch(self, entry: Entry) -> Path:
+        """Where an entry's file lies."""
+        return self.top / entry.path
+
+    def withheld(self, entry: Entry) -> str | None:
+        """Why an image cannot be had now: None, since it lies here."""
+        return None
+
+    def _walk(self, known: Mapping[str, Entry]) -> Iterator[tuple[str, os.stat_result]]:
+        """Path below `top`, with "/", and stat; in order."""
+        folders = [""]
+        while folders:
+            below = folders.pop()
+            try:
+                with os.scandir(self.top / below) as listing:
+                    found = sorted(listing, key=lambda item: item.name)
+            except OSError:
+                continue  # it went away while we looked, or is not ours to read
+            deeper = []
+            for item in found:
+                path = below + item.name
+                try:
+                    if item.is_dir(follow_symlinks=False):
+                        if not item.name.startswith(".") and not self._is_apart(item):
+                            deeper.append(path + "/")
+                    elif item.is_file() and (path in known or _may_be_image(item)):
+                        yield path, item.stat()
+                except OSError:
+                    continue
+            folders += reversed(deeper)
+
+    def _is_apart(self, item: os.DirEntry[str]) -> bool:
+        return bool(self._apart) and Path(item.path).resolve() in self._apart
+
+    def _examine(self, path: str, stat: os.stat_result) -> Entry:
+        entry = Entry(path=path, root=self.name, changed=stat.st_mtime_ns, size=stat.st_size)
+        try:
+            image = self._describe(self.top / path, self.top)
+            image["id"].encode()
+        except UnreadableMammogram as error:
+            return replace(entry, problem=f"{error.reason}. {error.remedy}")
+        except UnicodeEncodeError:
+            return replace(entry, problem="its name is not UTF-8. Rename it")
+        return replace(entry, image_id=image["id"], image=image)
+
+
+def _may_be_image(item: os.DirEntry[str]) -> bool:
+    name = item.name.lower()
+    if name.startswith(".") or name == "dicomdir" or name.endswith(NOT_IMAGES):
+        return False
+    if image_suffix(name):
+        return True
+    # Exports of a PACS often have no suffix, or a name made of dots.
+    with open(item.path, "rb") as stream:
+        stream.seek(DICOM_MAGIC[0])
+        return stream.read(len(DICOM_MAGIC[1])) == DICOM_MAGIC[1]
