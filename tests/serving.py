@@ -78,11 +78,17 @@ class Server:
 
 @contextlib.contextmanager
 def serve(
-    folder: Path, studies: Path, *, workspace: Path, weights: Path, stock: bool = False
+    folder: Path,
+    studies: Path,
+    *,
+    workspace: Path,
+    weights: Path,
+    stock: bool = False,
+    port: int | None = None,
 ) -> Iterator[Server]:
     """Starts `ftmtl-serve`, or MONAI Label's own server, and waits until it answers."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind(("127.0.0.1", port or 0))
         port = free.getsockname()[1]
     if stock:
         command = ["-m", "monailabel.main", "start_server", "--app", APP, "--studies", studies]

@@ -1,14 +1,14 @@
 """Labels on their way to the server: each stays on disk until the server has answered for it.
 
-    0003-<submission id>.seg.nrrd    the label
-    0003-<submission id>.json        whose it is; written last, so that it stands for the whole
+    0003-<id>.seg.nrrd    the label
+    0003-<id>.json        whose it is; written last, so that it stands for the whole
 
-A submission keeps its id through every attempt, so that the server can tell a repetition.
+A submission keeps its `submission_id` through every attempt, so that the server can tell a
+repetition. Only a person who sends it again after a conflict makes another submission of it.
 """
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -24,18 +24,19 @@ class Parcel:
     """One submission that has not arrived yet."""
 
     number: int
-    submission_id: str
+    id: str  # on this computer
+    submission_id: str  # at the server
     image_id: str
     based_on: int
     comment: str = ""
-    follows: str | None = None  # an earlier submission of this image; its version is our based_on
+    follows: str | None = None  # the id of an earlier one of this image; its version is our basis
     problem: str = ""  # why the server refused it; it is not sent again by itself
     current: int | None = None  # in a conflict: the version that stands at the server
 
     @property
     def stem(self) -> str:
         """The name of its files."""
-        return f"{self.number:04d}-{self.submission_id}"
+        return f"{self.number:04d}-{self.id}"
 
 
 class Outbox:
@@ -70,7 +71,8 @@ class Outbox:
         """Takes a label in; `write` makes its file. Raises OSError, and then nothing is there."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         number = 1 + max((parcel.number for parcel in self._parcels), default=0)
-        parcel = Parcel(number, str(uuid.uuid4()), image_id, based_on, comment, follows)
+        name = str(uuid.uuid4())
+        parcel = Parcel(number, name, name, image_id, based_on, comment, follows)
         try:
             write(self.file(parcel))
             self._record(parcel)
@@ -87,7 +89,7 @@ class Outbox:
 
     def next(self) -> Parcel | None:
         """What is to be sent now: the oldest that neither waits for another nor was refused."""
-        waiting = {parcel.submission_id for parcel in self._parcels}
+        waiting = {parcel.id for parcel in self._parcels}
         ready = (p for p in self._parcels if not p.problem and p.follows not in waiting)
         return next(ready, None)
 
@@ -108,38 +110,25 @@ class Outbox:
 
     def send_again(self, parcel: Parcel) -> None:
         """It is sent once more: after a conflict as a new submission on top of what stands."""
-        if parcel.current is None:
-            self._replace(replace(parcel, problem=""))
-        else:
-            fresh = replace(
-                parcel,
-                submission_id=str(uuid.uuid4()),
-                based_on=parcel.current,
-                problem="",
-                current=None,
-            )
-            shutil.copyfile(self.file(parcel), self.file(fresh))
-            self._record(fresh)  # from here on it is safe; a crash leaves both
-            for other in list(self._followers(parcel)):
-                self._replace(replace(other, follows=fresh.submission_id))
-            self._parcels.insert(self._parcels.index(parcel), fresh)
-            self.discard(parcel)
+        fresh = replace(parcel, problem="", current=None)
+        if parcel.current is not None:
+            fresh = replace(fresh, submission_id=str(uuid.uuid4()), based_on=parcel.current)
+        self._replace(fresh)
         self.changed.emit()
 
     def discard(self, parcel: Parcel) -> None:
         """It is not wanted any more, or has arrived."""
         disk.remove(self._folder / f"{parcel.stem}.json")
         disk.remove(self.file(parcel))
-        self._parcels = [p for p in self._parcels if p.submission_id != parcel.submission_id]
+        self._parcels = [p for p in self._parcels if p.id != parcel.id]
         self.changed.emit()
 
     def _followers(self, parcel: Parcel) -> Iterator[Parcel]:
-        return (p for p in self._parcels if p.follows == parcel.submission_id)
+        return (p for p in self._parcels if p.follows == parcel.id)
 
     def _replace(self, parcel: Parcel) -> None:
         self._record(parcel)
-        same = parcel.submission_id
-        self._parcels = [parcel if p.submission_id == same else p for p in self._parcels]
+        self._parcels = [parcel if p.id == parcel.id else p for p in self._parcels]
 
     def _record(self, parcel: Parcel) -> None:
         disk.write_json(self._folder / f"{parcel.stem}.json", asdict(parcel))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Protocol
+from typing import Any, Callable, Protocol
 
 from .findings import Findings, ImageInfo
 
@@ -56,4 +56,16 @@ class Cancellation(Protocol):
 
     def forget(self, close: Callable[[], None]) -> None:
         """Does not call `close` any more."""
+        ...
+
+
+class Settings(Protocol):
+    """What is remembered from one start to the next; in Slicer a QSettings."""
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """What was set, or the default."""
+        ...
+
+    def setValue(self, key: str, value: Any) -> None:
+        """Remembers it."""
         ...

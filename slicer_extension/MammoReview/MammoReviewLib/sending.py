@@ -25,7 +25,7 @@ LONGEST_RETRY_SECONDS = 120.0
 class Sending:
     """The outbox of the reader at the present server.
 
-    `changed()`: parcels came, went or were refused. `arrived(submission_id, image_id, version)`.
+    `changed()`: parcels came, went or were refused. `arrived(parcel id, image_id, version)`.
     """
 
     def __init__(self, jobs: Jobs, connection: Connection, say: Callable[[str], None]) -> None:
@@ -59,11 +59,11 @@ class Sending:
         return () if self._outbox is None else self._outbox.refused
 
     def latest(self, image_id: str) -> tuple[str, Path] | None:
-        """Submission id and label file of an image's last label that has not arrived."""
+        """Id and label file of an image's last label that has not arrived."""
         parcel = None if self._outbox is None else self._outbox.latest(image_id)
         if self._outbox is None or parcel is None:
             return None
-        return parcel.submission_id, self._outbox.file(parcel)
+        return parcel.id, self._outbox.file(parcel)
 
     def put(self, case: Case, write: Callable[[Path], None]) -> Parcel:
         """Takes a label in and sends it. Raises OSError where the disk refuses."""
@@ -96,7 +96,7 @@ class Sending:
             version = int(answer["version"])
             outbox.arrived(parcel, version)
             self._say(_("The label has arrived (version {version}).").format(version=version))
-            self.arrived.emit(parcel.submission_id, image_id, version)
+            self.arrived.emit(parcel.id, image_id, version)
             self.send()
 
         def failed(error: Exception) -> None:

@@ -19,6 +19,7 @@ from .failures import Failure
 from .findings import Findings, InvalidFindings
 from .i18n import _
 from .jobs import Job, Jobs
+from .learning import Learning
 from .opening import Fetched, fetch
 from .outbox import Outbox
 from .ports import LabelFiles
@@ -33,8 +34,8 @@ NOBODY = "reader"
 class Session:
     """Connection, work list, open case and outbox of one reader.
 
-    `connection`, `worklist` and `sending` (the outbox and its way to the server) are rooms of
-    their own, with signals of their own. `case` is the open case or None.
+    `connection`, `worklist`, `learning` and `sending` (the outbox and its way to the server) are
+    rooms of their own, with signals of their own. `case` is the open case or None.
     `case_changed()`: another case is open, or none. `said(sentence)`: something to tell, e.g. a
     failure or a label that was sent. `opening(image_id or None)`: a case is being fetched.
     """
@@ -56,6 +57,7 @@ class Session:
         self.connection = Connection(jobs)
         self.worklist = Worklist()
         self.sending = Sending(jobs, self.connection, self.said.emit)
+        self.learning = Learning(jobs, self.connection, self.said.emit)
         self.drafts: Drafts | None = None
         self._label_files, self._folder, self._make_client = label_files, folder, make_client
         self._images = Path(tempfile.mkdtemp(prefix="mammoreview-"))
@@ -208,13 +210,11 @@ class Session:
             return False
         state = case.state
         try:
-            parcel = self.sending.put(
-                case, lambda file: self._label_files.write(case.label, file)
-            )
+            parcel = self.sending.put(case, lambda file: self._label_files.write(case.label, file))
         except OSError as error:
             self.said.emit(str(failures.of_disk(error)))
             return False
-        case.follows = parcel.submission_id
+        case.follows = parcel.id
         case.mark_submitted(state)
         return True
 
@@ -294,9 +294,9 @@ class Session:
                 self.refresh()
             self._counts = info.counts
 
-    def _on_arrived(self, submission_id: str, image_id: str, version: int) -> None:
+    def _on_arrived(self, parcel_id: str, image_id: str, version: int) -> None:
         case = self.case
-        if case is not None and case.image.id == image_id and case.follows == submission_id:
+        if case is not None and case.image.id == image_id and case.follows == parcel_id:
             case.based_on, case.follows = version, None
         self.refresh()
 

@@ -1,0 +1,163 @@
+"""The top of the panel: which server, who reads, how things stand, and labels on their way."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import qt
+
+from .i18n import _
+from .outbox import Parcel
+from .ports import Settings
+from .session import Session
+
+ADDRESSES, READER = "MammoReview/addresses", "MammoReview/reader"
+MOST_ADDRESSES = 8
+DEFAULT_ADDRESS = "http://127.0.0.1:8000"
+COLOURS = {
+    "off": "#8a8a8a",
+    "connecting": "#d0a020",
+    "connected": "#2e9e4f",
+    "busy": "#2f7fd0",
+    "training": "#7a5fd0",
+    "lost": "#d03a3a",
+}
+
+
+class ConnectionView:
+    """Address with history, token, reader's name, status, outbox. `widget` is to be laid out."""
+
+    def __init__(self, session: Session, settings: Settings) -> None:
+        self._session, self._settings = session, settings
+        self._address = self._token = ""
+        self._reader = str(settings.value(READER, "") or "")
+        self.widget = qt.QWidget()
+        form = qt.QFormLayout(self.widget)
+        form.setContentsMargins(0, 0, 0, 0)
+
+        self.address = qt.QComboBox()
+        self.address.setEditable(True)
+        self.address.setToolTip(_("Address of the server, such as https://server:8000"))
+        self.address.editTextChanged.connect(self._set_address)
+        form.addRow(_("Server"), self.address)
+
+        self.token = qt.QLineEdit()
+        self.token.setEchoMode(qt.QLineEdit.Password)
+        self.token.setPlaceholderText(_("only if the server wants one"))
+        self.token.setToolTip(_("The server's token. It is not stored on this computer."))
+        self.token.textChanged.connect(self._set_token)
+        form.addRow(_("Token"), self.token)
+
+        self.reader = qt.QLineEdit()
+        self.reader.setText(self._reader)
+        self.reader.setPlaceholderText(_("your name or initials"))
+        self.reader.setToolTip(_("Stands beside every label that you submit"))
+        self.reader.textChanged.connect(self._set_reader)
+        form.addRow(_("Reader"), self.reader)
+
+        buttons = qt.QHBoxLayout()
+        self.connect_button = qt.QPushButton(_("Connect"))
+        self.connect_button.clicked.connect(lambda *_: self.connect())
+        self.disconnect_button = qt.QPushButton(_("Disconnect"))
+        self.disconnect_button.clicked.connect(lambda *_: self._session.disconnect())
+        self.cancel_button = qt.QPushButton(_("Cancel"))
+        self.cancel_button.setToolTip(_("Gives up what the panel waits for"))
+        self.cancel_button.clicked.connect(lambda *_: self._session.cancel())
+        for button in (self.connect_button, self.disconnect_button, self.cancel_button):
+            buttons.addWidget(button)
+        form.addRow(buttons)
+
+        self.status = qt.QLabel()
+        self.status.setWordWrap(True)
+        form.addRow(self.status)
+        self.outbox = qt.QWidget()
+        self._outbox_rows = qt.QVBoxLayout(self.outbox)
+        self._outbox_rows.setContentsMargins(0, 0, 0, 0)
+        form.addRow(self.outbox)
+
+        self._list_addresses()
+        session.connection.changed.connect(self._show_status)
+        session.sending.changed.connect(self._show_outbox)
+        self._show_status()
+        self._show_outbox()
+
+    def connect(self) -> None:
+        """Connects to the address that stands there, and remembers it."""
+        self._settings.setValue(READER, self._reader)
+        self._session.connect(self._address, token=self._token, client_id=self._reader)
+        client = self._session.connection.client
+        if client is not None:
+            known = [address for address in self._addresses() if address != client.address]
+            self._settings.setValue(ADDRESSES, [client.address, *known][:MOST_ADDRESSES])
+            self._list_addresses()
+
+    def _addresses(self) -> list[str]:
+        stored = self._settings.value(ADDRESSES, None) or []  # one alone comes back as a string
+        return [stored] if isinstance(stored, str) else [str(address) for address in stored]
+
+    def _list_addresses(self) -> None:
+        addresses = self._addresses() or [DEFAULT_ADDRESS]
+        self.address.clear()
+        for address in addresses:
+            self.address.addItem(address)
+        self.address.setEditText(addresses[0])
+        self._address = addresses[0]
+
+    def _set_address(self, text: str) -> None:
+        self._address = text
+
+    def _set_token(self, text: str) -> None:
+        self._token = text
+
+    def _set_reader(self, text: str) -> None:
+        self._reader = text.strip()
+
+    def _show_status(self) -> None:
+        connection = self._session.connection
+        status = connection.status
+        self.status.setText(f"● {connection.sentence}")
+        self.status.setStyleSheet(f"color: {COLOURS[status]}; font-weight: bold")
+        self.disconnect_button.setEnabled(status != "off")
+        self.cancel_button.setEnabled(status == "busy")
+
+    def _show_outbox(self) -> None:
+        while self._outbox_rows.count():
+            gone = self._outbox_rows.takeAt(0).widget()
+            gone.hide()
+            gone.deleteLater()
+        waiting = len(self._session.sending.waiting)
+        if waiting:
+            text = _("{count} label(s) wait here to be sent.").format(count=waiting)
+            self._outbox_rows.addWidget(qt.QLabel(text))
+        for parcel in self._session.sending.refused:
+            self._outbox_rows.addWidget(self._refused_row(parcel))
+        self.outbox.setVisible(bool(waiting or self._session.sending.refused))
+
+    def _refused_row(self, parcel: Parcel) -> qt.QWidget:
+        row = qt.QFrame()
+        rows = qt.QVBoxLayout(row)
+        problem = qt.QLabel(parcel.problem)
+        problem.setWordWrap(True)
+        rows.addWidget(problem)
+        buttons = qt.QHBoxLayout()
+        sending = self._session.sending
+        if parcel.current is not None:
+            choices = [
+                (_("Keep theirs and show it"), partial(self._keep_theirs, parcel)),
+                (_("Submit mine on top"), partial(sending.try_again, parcel)),
+            ]
+        else:
+            choices = [
+                (_("Try again"), partial(sending.try_again, parcel)),
+                (_("Throw away"), partial(sending.drop, parcel)),
+            ]
+        for text, action in choices:
+            button = qt.QPushButton(text)
+            button.clicked.connect(lambda *_, action=action: action())
+            buttons.addWidget(button)
+        rows.addLayout(buttons)
+        return row
+
+    def _keep_theirs(self, parcel: Parcel) -> None:
+        self._session.sending.drop(parcel)
+        self._session.open(parcel.image_id)

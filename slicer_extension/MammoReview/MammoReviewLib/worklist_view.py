@@ -1,0 +1,212 @@
+"""The work list: what comes next and why, every image with its state, the patient's views."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import qt
+
+from .i18n import _
+from .session import Session
+from .worklist import Row
+
+SAME_PATIENT = "same_patient"
+
+
+def states() -> dict[str, str]:
+    """The states of an image, in words."""
+    return {
+        "new": _("new"),
+        "read": _("read by the model"),
+        "held": _("with another reader"),
+        "labelled": _("labelled"),
+    }
+
+
+class WorklistView:
+    """Next, list, filter, back and forth, other views. `widget` is to be laid out.
+
+    `may_leave()` asks about unsaved edits before another case is opened; False keeps this one.
+    """
+
+    def __init__(self, session: Session, may_leave: Callable[[], bool]) -> None:
+        self._session, self._may_leave = session, may_leave
+        self._shown: tuple[Row, ...] = ()
+        self._strategies: list[str] = []
+        self._strategy = "first"
+        self.widget = qt.QWidget()
+        rows = qt.QVBoxLayout(self.widget)
+        rows.setContentsMargins(0, 0, 0, 0)
+
+        line = qt.QHBoxLayout()
+        self.next_button = self._button(_("Next case"), self.open_next, line)
+        self.next_button.setShortcut(qt.QKeySequence("Ctrl+N"))
+        self.next_button.setToolTip(_("Opens what the chosen strategy says is next (Ctrl+N)"))
+        self.strategy = qt.QComboBox()
+        self.strategy.setToolTip(_("How the server chooses the next case"))
+        self.strategy.currentTextChanged.connect(self._set_strategy)
+        line.addWidget(self.strategy)
+        self.back_button = self._button("◀", lambda: self._step(-1), line)
+        self.back_button.setShortcut(qt.QKeySequence("Ctrl+PgUp"))
+        self.back_button.setToolTip(_("The case before this one in the list (Ctrl+PgUp)"))
+        self.forth_button = self._button("▶", lambda: self._step(1), line)
+        self.forth_button.setShortcut(qt.QKeySequence("Ctrl+PgDown"))
+        self.forth_button.setToolTip(_("The case after this one in the list (Ctrl+PgDown)"))
+        rows.addLayout(line)
+
+        self.reason = qt.QLabel()
+        self.reason.setWordWrap(True)
+        rows.addWidget(self.reason)
+        self.views = qt.QWidget()
+        self._views = qt.QHBoxLayout(self.views)
+        self._views.setContentsMargins(0, 0, 0, 0)
+        rows.addWidget(self.views)
+
+        line = qt.QHBoxLayout()
+        self.state = qt.QComboBox()
+        self.state.addItem(_("all images"))
+        for text in states().values():
+            self.state.addItem(text)
+        self.state.currentTextChanged.connect(self._set_state)
+        line.addWidget(self.state)
+        self.text = qt.QLineEdit()
+        self.text.setPlaceholderText(_("patient, view, reader, id"))
+        self.text.textChanged.connect(lambda text: session.worklist.set_filter(text=text))
+        line.addWidget(self.text)
+        rows.addLayout(line)
+
+        self.table = qt.QTableWidget()
+        titles = [_("View"), _("State"), _("Reader"), _("Malignancy"), _("Patient"), _("Image")]
+        self.table.setColumnCount(len(titles))
+        self.table.setHorizontalHeaderLabels(titles)
+        self.table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
+        self.table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
+        self.table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
+        self.table.setToolTip(_("Double-click a case to open it"))
+        self.table.setMinimumHeight(160)
+        self.table.setWordWrap(False)
+        self.table.horizontalHeader().setStretchLastSection(True)
+        self.table.verticalHeader().setVisible(False)
+        self.table.cellDoubleClicked.connect(lambda row, column: self.open(self._shown[row].id))
+        rows.addWidget(self.table)
+        self.summary = qt.QLabel()
+        self.summary.setWordWrap(True)
+        rows.addWidget(self.summary)
+
+        session.worklist.changed.connect(self._show_list)
+        session.connection.changed.connect(self._show_strategies)
+        session.case_changed.connect(self._show_case)
+        self._show_list()
+        self._show_strategies()
+        self._show_case()
+
+    def open(self, image_id: str) -> None:
+        """Opens a case, unless the reader stays with this one."""
+        if image_id != self._session.worklist.current and self._may_leave():
+            self._session.open(image_id)
+
+    def open_next(self) -> None:
+        """Opens what the chosen strategy says is next, unless the reader stays with this one."""
+        if self._may_leave():
+            self._session.open_next(self._strategy)
+
+    def _step(self, step: int) -> None:
+        row = self._session.worklist.beside(step)
+        if row is not None:
+            self.open(row.id)
+
+    def _button(self, text: str, action: Callable[[], None], layout: qt.QLayout) -> qt.QPushButton:
+        button = qt.QPushButton(text)
+        button.clicked.connect(lambda *_: action())
+        layout.addWidget(button)
+        return button
+
+    def _set_strategy(self, text: str) -> None:
+        if text in self._strategies:
+            self._strategy = text
+
+    def _set_state(self, text: str) -> None:
+        names = {words: name for name, words in states().items()}
+        self._session.worklist.set_filter(state=names.get(text, ""))
+
+    def _show_strategies(self) -> None:
+        info = self._session.connection.info
+        strategies = {} if info is None else info.strategies
+        self.next_button.setEnabled(bool(strategies))
+        if list(strategies) == self._strategies:
+            return
+        chosen = self._strategy
+        self._strategies = list(strategies)
+        self.strategy.clear()
+        for place, (name, description) in enumerate(strategies.items()):
+            self.strategy.addItem(name)
+            self.strategy.setItemData(place, description, qt.Qt.ToolTipRole)
+        if chosen in strategies:
+            self.strategy.setCurrentIndex(self._strategies.index(chosen))
+            self._strategy = chosen
+
+    def _show_list(self) -> None:
+        worklist = self._session.worklist
+        shown = worklist.shown
+        if shown != self._shown:
+            self._shown = shown
+            self.table.setRowCount(len(shown))
+            for number, row in enumerate(shown):
+                for column, text in enumerate(_cells(row)):
+                    self.table.setItem(number, column, qt.QTableWidgetItem(text))
+            self.table.resizeColumnsToContents()
+        ids = [row.id for row in shown]
+        if worklist.current in ids:
+            self.table.selectRow(ids.index(worklist.current))
+        else:
+            self.table.clearSelection()
+        labelled = sum(row.state == "labelled" for row in worklist.rows)
+        text = _("{labelled} of {total} images are labelled; {shown} are shown.").format(
+            labelled=labelled, total=len(worklist.rows), shown=len(shown)
+        )
+        if worklist.left_out:
+            left_out = _("{count} file(s) cannot be read; see the tooltip.")
+            text = f"{text} {left_out.format(count=len(worklist.left_out))}"
+        lines = (f"{entry.get('file')}: {entry.get('reason')}" for entry in worklist.left_out)
+        self.summary.setToolTip("\n".join(list(lines)[:30]))
+        self.summary.setText(text)
+        self.back_button.setEnabled(worklist.beside(-1) is not None)
+        self.forth_button.setEnabled(worklist.beside(1) is not None)
+        self._show_views()
+
+    def _show_case(self) -> None:
+        case = self._session.case
+        reason = "" if case is None else case.reason
+        if case is not None and case.labelled_by:
+            labelled = _("Labelled by {reader}, version {version}.")
+            reason = labelled.format(reader=case.labelled_by, version=case.based_on)
+        self.reason.setText(reason)
+        self.reason.setVisible(bool(reason))
+        self._show_views()
+
+    def _show_views(self) -> None:
+        while self._views.count():
+            gone = self._views.takeAt(0).widget()
+            gone.hide()
+            gone.deleteLater()
+        views = self._session.worklist.views()
+        for row in views:
+            button = qt.QPushButton(row.title)
+            button.setCheckable(True)
+            button.setChecked(row.id == self._session.worklist.current)
+            button.setToolTip(states().get(row.state, row.state))
+            button.clicked.connect(lambda *_, image_id=row.id: self._open_view(image_id))
+            self._views.addWidget(button)
+        self.views.setVisible(len(views) > 1)
+
+    def _open_view(self, image_id: str) -> None:
+        self.open(image_id)
+        self._show_views()  # the button of the open case stays the one that is down
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    state = states().get(row.state, row.state)
+    malignancy = "" if row.malignancy is None else f"{100 * row.malignancy:.0f}"
+    return (
+        row.title, state, row.annotator or "", malignancy, (row.patient_key or "")[:8], row.id
+    )

@@ -1,0 +1,185 @@
+"""The extension as a whole, read but not run: packaging, Python 3.9, names that must exist."""
+
+import ast
+import json
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+EXTENSION = Path(__file__).parent.parent / "slicer_extension"
+MODULE = EXTENSION / "MammoReview"
+LIBRARY = MODULE / "MammoReviewLib"
+SCRIPTS = sorted(EXTENSION.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text("utf-8"), str(path)) for path in SCRIPTS}
+KNOW_QT = {"widget", "case_view", "connection_view", "worklist_view", "training_view",
+           "case_actions", "segment_editor"}
+# Names that neither the slicer-core wheel nor PySide6 has; a full Slicer does.
+ONLY_A_FULL_SLICER = {
+    "slicer.app", "slicer.i18n", "slicer.mrmlScene", "slicer.modules", "slicer.util",
+    "slicer.ScriptedLoadableModule", "slicer.qMRMLSegmentEditorWidget",
+}
+ONLY_SLICERS_WIDGETS = {
+    "ctkCollapsibleButton", "ctkDoubleSlider", "ctkSliderWidget", "qMRMLWidget",
+    "qMRMLSegmentEditorWidget",
+}
+# What Python 3.9 has not: (function, keyword argument).
+TOO_NEW = {("zip", "strict"), ("dataclass", "kw_only"), ("dataclass", "slots")}
+
+
+def named(path: Path) -> str:
+    return path.relative_to(EXTENSION).as_posix()
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=named)
+def test_a_room_is_small_and_runs_on_the_pythons_that_slicer_brings(path):
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= 350
+    for minor in (9, 12):
+        ast.parse(text, feature_version=(3, minor))
+    tree = TREES[path]
+    code = [n for n in tree.body if not isinstance(n, ast.Expr)]
+    first = code[0] if code else None
+    if code:
+        assert isinstance(first, ast.ImportFrom) and first.module == "__future__"
+    for node in ast.walk(tree):
+        assert not isinstance(node, (ast.Match, ast.TryStar))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            for keyword in node.keywords:
+                assert (node.func.id, keyword.arg) not in TOO_NEW, node.lineno
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            # `X | None` is no value in Python 3.9; in an annotation it is never evaluated.
+            sides = (node.left, node.right)
+            is_type = any(isinstance(s, ast.Constant) and s.value is None for s in sides)
+            assert not is_type or _in_annotation(tree, node), node.lineno
+
+
+def _in_annotation(tree: ast.AST, node: ast.AST) -> bool:
+    for parent in ast.walk(tree):
+        for name in ("annotation", "returns"):
+            annotation = getattr(parent, name, None)
+            if annotation is not None and node in ast.walk(annotation):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=named)
+def test_a_room_imports_only_what_slicer_brings(path):
+    allowed = {*sys.stdlib_module_names, "numpy", "vtk", "MammoReviewLib"}
+    room = path.stem
+    if path.parent != LIBRARY or room in KNOW_QT or room.startswith("scene"):
+        allowed |= {"slicer", "qt", "ctk"}
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert node.module.split(".")[0] in allowed, node.module
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                assert name.name.split(".")[0] in allowed, name.name
+    if path.parent == LIBRARY and room not in KNOW_QT:
+        assert "import qt" not in path.read_text("utf-8")
+
+
+def test_every_name_of_slicer_qt_and_vtk_exists():
+    import slicer
+    import vtk
+    from PySide6 import QtCore, QtGui, QtWidgets
+
+    homes = {"slicer": (slicer,), "vtk": (vtk,), "qt": (QtCore, QtGui, QtWidgets)}
+    used = set()
+    for tree in TREES.values():
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in homes
+            ):
+                used.add((node.value.id, node.attr))
+    assert {home for home, _ in used} == set(homes)
+    unknown = {
+        f"{home}.{name}"
+        for home, name in used
+        if not any(hasattr(module, name) for module in homes[home])
+    }
+    assert unknown <= ONLY_A_FULL_SLICER, unknown - ONLY_A_FULL_SLICER
+
+
+def test_every_class_and_parameter_of_the_ui_exists():
+    from PySide6 import QtWidgets
+
+    for file in MODULE.glob("Resources/UI/*.ui"):
+        root = ET.parse(file).getroot()
+        classes = {w.get("class") for w in root.iter("widget")}
+        unknown = {name for name in classes if not hasattr(QtWidgets, name)}
+        assert unknown <= ONLY_SLICERS_WIDGETS, unknown
+        names = [w.get("name") for w in root.iter("widget")]
+        assert len(names) == len(set(names))
+        parameters = {
+            prop.findtext("string")
+            for prop in root.iter("property")
+            if prop.get("name") == "SlicerParameterName"
+        }
+        text = "\n".join(p.read_text("utf-8") for p in SCRIPTS)
+        for name in parameters:
+            assert re.search(rf"^    {name}: ", text, re.M), f"no parameter {name}"
+
+
+def test_the_catalogue_entry_is_what_the_extension_index_takes():
+    # The rules of slicer-extension-catalog-entry-schema v1.0.2, which the entry names.
+    string = {"type": "string"}
+    schema = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["$schema", "category", "scm_url"],
+        "properties": {
+            **dict.fromkeys(
+                ["$schema", "category", "scm_url", "scm_revision", "dicom_support_rule",
+                 "build_subdirectory"],
+                string,
+            ),
+            "scm_type": {"enum": ["git", "local"]},
+            "build_dependencies": {"type": "array", "items": string},
+            "enabled": {"type": "boolean"},
+            "tier": {"type": "integer", "minimum": 1, "maximum": 5},
+        },
+    }
+    entry = json.loads((EXTENSION / "MammoReview.json").read_text("utf-8"))
+    jsonschema.validate(entry, schema)
+    assert entry["$schema"].endswith("slicer-extension-catalog-entry-schema-v1.0.2.json#")
+    assert entry["dicom_support_rule"] == "Modality == 'MG'"
+
+
+def test_cmake_says_what_the_extension_manager_shows_and_finds_every_file(tmp_path):
+    text = (EXTENSION / "CMakeLists.txt").read_text("utf-8")
+    for name in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "DEPENDS"):
+        assert re.search(rf'^set\(EXTENSION_{name} "[^"]+"\)$', text, re.M), name
+    assert "EXTENSION_CATEGORY" not in text, "the category is the catalogue's"
+    assert "add_subdirectory(MammoReview)" in text
+    module = (MODULE / "CMakeLists.txt").read_text("utf-8")
+    patterns = re.findall(r"^  ((?:\$\{MODULE_NAME\}|MammoReviewLib/|Resources/)\S*)$", module, re.M)
+    found = {
+        file for p in patterns for file in MODULE.glob(p.replace("${MODULE_NAME}", "MammoReview"))
+    }
+    inside = {f for f in MODULE.rglob("*") if f.is_file() and "__pycache__" not in f.parts}
+    packed = {f for f in inside if "Testing" not in f.parts and f.name != "CMakeLists.txt"}
+    assert found == packed
+    tests = (MODULE / "Testing" / "Python" / "CMakeLists.txt").read_text("utf-8")
+    for file in (MODULE / "Testing" / "Python").glob("*.py"):
+        assert f"SCRIPT {file.name}" in tests
+    icon = (MODULE / "Resources" / "Icons" / "MammoReview.png").read_bytes()
+    assert struct.unpack(">II", icon[16:24]) == (128, 128)
+    cmake = shutil.which("cmake")
+    if cmake is not None:  # what the file itself lists, with Slicer's macros made to print
+        script = tmp_path / "list.cmake"
+        script.write_text(
+            f"set(CMAKE_CURRENT_SOURCE_DIR {MODULE})\n"
+            "function(slicerMacroBuildScriptedModule)\nmessage(STATUS \"${ARGV}\")\nendfunction()\n"
+            f"include({MODULE}/CMakeLists.txt)\n"
+        )
+        said = subprocess.run([cmake, "-P", script], capture_output=True, text=True, check=True)
+        assert all(str(f.relative_to(MODULE)) in said.stdout + said.stderr for f in packed)

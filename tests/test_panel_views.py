@@ -1,0 +1,262 @@
+"""Connection, work list and training views: real widgets of PySide6, clicks and keys, HTTP."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from MammoReviewLib.jobs import Jobs
+from MammoReviewLib.session import Session
+from misbehaving import misbehaving, reply
+from panel_parts import ServerLabelFiles
+from panel_qt import QtTimer, application
+from PIL import Image
+from PySide6.QtCore import QSettings, Qt
+from PySide6.QtTest import QTest
+
+SHOTS = os.environ.get("PANEL_SHOTS")
+
+
+class Scripted:
+    """A server's answers, to be changed by the test; what was asked is in `asked`."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.down = False
+        self.training: dict = {}
+        self.model = {
+            "version": "1",
+            "metadata": {"malignant_means": "pathology", "operating_points": {"1": 0.45}},
+            "versions": [version("1", in_service=True, origin="starter")],
+            "scores": [],
+        }
+        self.objects = {
+            f"1.2.{n}": row(n, side, view)
+            for n, (side, view) in enumerate([("R", "CC"), ("R", "MLO"), ("L", "MLO"), ("L", "CC")])
+        }
+
+    def __call__(self, connection, head: bytes) -> None:
+        line = head.split(b"\r\n")[0].decode().rsplit(" ", 1)[0]
+        if not line.startswith(("GET /info", "OPTIONS")):
+            self.asked.append(line)
+        if self.down:
+            return
+        status, document = "200 OK", {}
+        if line.startswith("OPTIONS"):
+            status = "405 Not Allowed" if "/versions" in line or "/scoring" in line else "404 No"
+        elif line.startswith("GET /info"):
+            document = {
+                "models": {"ft_mtl_net": self.model},
+                "strategies": {"first": {"description": "in order"}, "random": {}},
+                "train_stats": {"ft_mtl_net": self.training},
+                "datastore": {"total": len(self.objects), "completed": 0},
+            }
+        elif line.startswith("GET /datastore/"):
+            left_out = [{"file": "x.dcm", "reason": "truncated"}]
+            document = {"objects": self.objects, "left_out": left_out}
+        reply(status, json.dumps(document).encode())(connection, head)
+
+
+def version(name: str, **more) -> dict:
+    return {"version": name, "origin": "training", "time": "2026-11-24T12:00:00+00:00",
+            "verdict": None, "in_service": False, **more}
+
+
+def row(number: int, side: str, view: str) -> dict:
+    info = {"laterality": side, "view": view, "state": "new", "width": 10, "height": 10,
+            "patient_key": "00aa" * 4 if number else "11bb" * 4}
+    if number == 2:
+        info |= {"state": "labelled", "annotator": "bob", "version": 3, "malignancy": 0.83}
+    return {"image": {"info": info}}
+
+
+class Panel:
+    def __init__(self, folder: Path) -> None:
+        self.app = application()
+        from MammoReviewLib import score_plot
+        from MammoReviewLib.connection_view import ConnectionView
+        from MammoReviewLib.training_view import TrainingView
+        from MammoReviewLib.worklist_view import WorklistView
+
+        self.settings = QSettings(str(folder / "settings.ini"), QSettings.IniFormat)
+        self.jobs = Jobs(QtTimer())
+        self.session = Session(self.jobs, ServerLabelFiles(), folder)
+        self.leave = True
+        self.opened: list[str] = []
+        self.session.open = lambda image_id, reason="": self.opened.append(image_id)
+        self.connection = ConnectionView(self.session, self.settings)
+        self.worklist = WorklistView(self.session, lambda: self.leave)
+        self.training = TrainingView(self.session, score_plot.draw)
+        for view in (self.connection, self.worklist, self.training):
+            view.widget.resize(520, view.widget.sizeHint().height())
+            view.widget.show()
+
+    def wait(self, until) -> None:
+        end = time.monotonic() + 60
+        while not until():
+            assert time.monotonic() < end, self.connection.status.text()
+            self.app.processEvents()
+            time.sleep(0.002)
+
+    def shot(self, view, name: str) -> None:
+        if SHOTS:
+            view.widget.adjustSize()
+            view.widget.resize(520, view.widget.sizeHint().height())
+            view.widget.grab().save(str(Path(SHOTS) / f"{name}.png"))
+
+
+def click(button) -> None:
+    assert button.isEnabled()
+    QTest.mouseClick(button, Qt.LeftButton)
+
+
+@pytest.fixture
+def panel(tmp_path):
+    made = Panel(tmp_path)
+    yield made
+    made.session.close()
+
+
+@pytest.fixture
+def server():
+    script = Scripted()
+    with misbehaving(script) as port:
+        script.port = port
+        yield script
+
+
+def connect(panel: Panel, server: Scripted) -> None:
+    panel.connection.address.setEditText(f"127.0.0.1:{server.port}")
+    panel.connection.reader.setText("ann")
+    click(panel.connection.connect_button)
+    panel.wait(lambda: panel.session.worklist.rows)
+
+
+def test_connecting_is_remembered_and_the_status_is_true(panel, server, tmp_path):
+    assert "Not connected" in panel.connection.status.text()
+    connect(panel, server)
+    assert "Connected to 127.0.0.1" in panel.connection.status.text()
+    panel.shot(panel.connection, "connection")
+    server.down = True
+    panel.session.connection.check()
+    panel.wait(lambda: "broke off" in panel.connection.status.text())
+    server.down = False
+    panel.wait(lambda: "Connected" in panel.connection.status.text())
+    click(panel.connection.disconnect_button)
+    assert "Not connected" in panel.connection.status.text()
+    again = Panel(tmp_path)
+    assert again.connection.address.currentText() == f"http://127.0.0.1:{server.port}"
+    assert again.connection.reader.text() == "ann" and again.connection.token.text() == ""
+    stored = (tmp_path / "settings.ini").read_text()
+    assert "token" not in stored.lower()
+    again.session.close()
+
+
+def test_what_is_no_address_is_said(panel):
+    said = []
+    panel.session.said.connect(said.append)
+    panel.connection.address.setEditText("ftp://clinic")
+    click(panel.connection.connect_button)
+    assert "is no address" in said[-1] and panel.session.connection.status == "off"
+
+
+def test_a_conflict_offers_two_ways_out(panel, server, tmp_path):
+    connect(panel, server)
+    outbox = panel.session.sending._outbox
+    parcel = outbox.put("1.2.0", Path.touch, based_on=0)
+    (waiting,) = panel.connection.outbox.findChildren(type(panel.connection.status))
+    assert "1 label(s) wait" in waiting.text()
+    outbox.refuse(parcel, "bob submitted a label for this image after you opened it.", current=2)
+    panel.app.processEvents()
+    panel.shot(panel.connection, "conflict")
+    buttons = panel.connection.outbox.findChildren(type(panel.connection.connect_button))
+    theirs, mine = (b for b in buttons if b.isVisibleTo(panel.connection.outbox))
+    assert "theirs" in theirs.text() and "mine" in mine.text()
+    click(theirs)
+    assert panel.opened == ["1.2.0"] and not outbox.parcels
+
+
+def test_the_list_is_shown_filtered_and_walked(panel, server):
+    connect(panel, server)
+    table = panel.worklist.table
+    assert table.rowCount() == 4
+    cells = [table.item(2, column).text() for column in range(6)]
+    assert cells == ["L MLO", "labelled", "bob", "83", "00aa00aa", "1.2.2"]
+    assert "1 of 4 images are labelled" in panel.worklist.summary.text()
+    assert "x.dcm: truncated" in panel.worklist.summary.toolTip()
+    panel.shot(panel.worklist, "worklist")
+    QTest.keyClicks(panel.worklist.text, "mlo")
+    assert table.rowCount() == 2
+    panel.worklist.text.clear()
+    panel.worklist.state.setCurrentText("labelled")
+    assert table.rowCount() == 1
+    panel.worklist.state.setCurrentIndex(0)
+    panel.session.worklist.set_current("1.2.2")
+    views = [b.text() for b in panel.worklist.views.findChildren(type(panel.worklist.next_button))]
+    assert views[-3:] == ["R MLO", "L CC", "L MLO"], "her other views, right before left"
+    click(panel.worklist.forth_button)
+    panel.leave = False
+    click(panel.worklist.back_button)
+    assert panel.opened == ["1.2.3"], "unsaved edits kept the reader here"
+    panel.leave = True
+    table.cellDoubleClicked.emit(0, 0)
+    assert panel.opened == ["1.2.3", "1.2.0"]
+    panel.worklist.strategy.setCurrentText("random")
+    click(panel.worklist.next_button)
+    panel.wait(lambda: "POST /activelearning/random" in server.asked)
+
+
+def test_a_training_is_started_watched_stopped_and_judged(panel, server):
+    connect(panel, server)
+    view = panel.training
+    assert "pathology" in view.model.text() and not view.ahead_button.isVisible()
+    click(view.start_button)
+    panel.wait(lambda: "POST /train/ft_mtl_net" in server.asked)
+    server.training = {
+        "state": "running", "stage": "heads", "stage_number": 1, "stages": 1, "epoch": 2,
+        "epochs": 4, "step": 5, "steps": 10, "losses": {"box": 0.25}, "seconds_left": 80,
+    }
+    panel.wait(lambda: view.bar.isVisible() and view.bar.value() == 375)
+    assert "heads: epoch 2 of 4, step 5 of 10, about 80 s left" in view.progress.text()
+    assert view.losses.text() == "box 0.250" and not view.start_button.isEnabled()
+    assert panel.session.connection.status == "training"
+    panel.shot(view, "training")
+    click(view.stop_button)
+    panel.wait(lambda: "DELETE /train/" in server.asked)
+
+    gate = {"word": "worse", "images": 20, "masses": 14, "champion": 0.61, "candidate": 0.42}
+    server.training = {"state": "done", "version": "2", "published": False, "images": 12,
+                       "masses": 9, "verdict": gate}
+    server.model["versions"] += [version("2", verdict="worse", details={"gate": gate})]
+    server.model["scores"] = [
+        {"version": "1", "images": 20, "tpr": {"0.3": 0.4, "1": 0.6, "3.67": 0.8}, "auc_mass": 0.7},
+        {"version": "2", "images": 20, "tpr": {"0.3": 0.5, "1": 0.55, "3.67": 0.9}},
+    ]
+    panel.session.connection.check()
+    panel.wait(lambda: view.take_button.isVisible())
+    assert "Before 0.610, after 0.420" in view.result.text() and "worse" in view.result.text()
+    assert view.plot.isVisible() and not view.plot.pixmap().isNull()
+    panel.shot(view, "trained")
+    click(view.take_button)
+    panel.wait(lambda: "POST /versions/ft_mtl_net/2" in server.asked)
+    server.model["version"] = "2"
+    for row_, in_service in zip(server.model["versions"], (False, True), strict=True):
+        row_["in_service"] = in_service
+    panel.wait(lambda: not view.take_button.isVisible())
+    assert not view.back_button.isEnabled()
+    view.versions.setCurrentCell(0, 0)
+    click(view.back_button)
+    panel.wait(lambda: "POST /versions/ft_mtl_net/1" in server.asked)
+
+
+def test_the_score_plot_shows_every_version(tmp_path):
+    from MammoReviewLib import score_plot
+
+    file = tmp_path / "plot.png"
+    assert not score_plot.draw([], file) and not score_plot.draw([{"version": "1"}], file)
+    scores = [{"version": str(n), "tpr": {"1": n / 10}, "auc_mass": None} for n in range(1, 9)]
+    assert score_plot.draw(scores, file)
+    picture = Image.open(file).convert("RGB")
+    blue = [p for p in picture.getdata() if p[2] > 150 and p[0] < 90]
+    assert picture.size == (480, 260) and len(blue) > 100
