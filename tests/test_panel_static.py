@@ -48,6 +48,7 @@ def test_a_room_is_small_and_runs_on_the_pythons_that_slicer_brings(path):
     first = code[0] if code else None
     if code:
         assert isinstance(first, ast.ImportFrom) and first.module == "__future__"
+    annotated = _annotations(tree)
     for node in ast.walk(tree):
         assert not isinstance(node, (ast.Match, ast.TryStar))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -57,16 +58,17 @@ def test_a_room_is_small_and_runs_on_the_pythons_that_slicer_brings(path):
             # `X | None` is no value in Python 3.9; in an annotation it is never evaluated.
             sides = (node.left, node.right)
             is_type = any(isinstance(s, ast.Constant) and s.value is None for s in sides)
-            assert not is_type or _in_annotation(tree, node), node.lineno
+            assert not is_type or node in annotated, node.lineno
 
 
-def _in_annotation(tree: ast.AST, node: ast.AST) -> bool:
+def _annotations(tree: ast.AST) -> set[ast.AST]:
+    found: set[ast.AST] = set()
     for parent in ast.walk(tree):
         for name in ("annotation", "returns"):
             annotation = getattr(parent, name, None)
-            if annotation is not None and node in ast.walk(annotation):
-                return True
-    return False
+            if isinstance(annotation, ast.AST):
+                found.update(ast.walk(annotation))
+    return found
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=named)
@@ -161,7 +163,8 @@ def test_cmake_says_what_the_extension_manager_shows_and_finds_every_file(tmp_pa
     assert "EXTENSION_CATEGORY" not in text, "the category is the catalogue's"
     assert "add_subdirectory(MammoReview)" in text
     module = (MODULE / "CMakeLists.txt").read_text("utf-8")
-    patterns = re.findall(r"^  ((?:\$\{MODULE_NAME\}|MammoReviewLib/|Resources/)\S*)$", module, re.M)
+    lines = r"^  ((?:\$\{MODULE_NAME\}|MammoReviewLib/|Resources/)\S*)$"
+    patterns = re.findall(lines, module, re.M)
     found = {
         file for p in patterns for file in MODULE.glob(p.replace("${MODULE_NAME}", "MammoReview"))
     }
@@ -174,12 +177,12 @@ def test_cmake_says_what_the_extension_manager_shows_and_finds_every_file(tmp_pa
     icon = (MODULE / "Resources" / "Icons" / "MammoReview.png").read_bytes()
     assert struct.unpack(">II", icon[16:24]) == (128, 128)
     cmake = shutil.which("cmake")
-    if cmake is not None:  # what the file itself lists, with Slicer's macros made to print
-        script = tmp_path / "list.cmake"
-        script.write_text(
-            f"set(CMAKE_CURRENT_SOURCE_DIR {MODULE})\n"
-            "function(slicerMacroBuildScriptedModule)\nmessage(STATUS \"${ARGV}\")\nendfunction()\n"
-            f"include({MODULE}/CMakeLists.txt)\n"
+    if cmake is not None:  # CMake itself, with Slicer's macro made to print what it is given
+        (tmp_path / "CMakeLists.txt").write_text(
+            "cmake_minimum_required(VERSION 3.16)\nproject(Listed NONE)\n"
+            'function(slicerMacroBuildScriptedModule)\nmessage(STATUS "${ARGV}")\nendfunction()\n'
+            f"add_subdirectory({MODULE} module)\n"
         )
-        said = subprocess.run([cmake, "-P", script], capture_output=True, text=True, check=True)
-        assert all(str(f.relative_to(MODULE)) in said.stdout + said.stderr for f in packed)
+        command = [cmake, "-S", str(tmp_path), "-B", str(tmp_path / "build")]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert all(file.relative_to(MODULE).as_posix() in said for file in packed)
