@@ -1,4 +1,4 @@
-"""`ftmtl` on the command line: dataset, train, predict, evaluate.
+"""`ftmtl` on the command line: dataset, train, predict, evaluate, crossval.
 
 Heavy imports happen inside the commands, so that `ftmtl --help` answers at once.
 """
@@ -15,8 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftmtl.config import MODELS
+
 if TYPE_CHECKING:
     from ftmtl.config import Preset
+    from ftmtl.crossval.run import Standing
     from ftmtl.datasets.records import ImageRecord
     from ftmtl.training.loop import Progress
 
@@ -102,6 +105,31 @@ def _parser() -> argparse.ArgumentParser:
                           help="COCO results of another model, to be compared in pairs")
     evaluate.add_argument("--out", type=Path, required=True, help="folder for the report")
     evaluate.set_defaults(command=_evaluate)
+
+    crossval = commands.add_parser(
+        "crossval", help="the paper's experiment: models on the same folds, and a report")
+    _data_options(crossval)
+    crossval.add_argument("--out", type=Path, required=True,
+                          help="the experiment's folder; the same command again goes on in it")
+    crossval.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL",
+                          default=["ft-mtl-net", "mask-rcnn"],
+                          help=f"any of {', '.join(MODELS)} [ft-mtl-net mask-rcnn]")
+    crossval.add_argument("--folds", type=int, default=5)
+    crossval.add_argument("--split", choices=["patients", "masses"], default="patients",
+                          help="masses: the paper's folds, which leak")
+    crossval.add_argument("--preset", default="recommended", choices=["paper", "recommended"])
+    crossval.add_argument("--imagenet", type=Path, required=True,
+                          help="ResNet-50 safetensors to start from, or weights of ours, whose "
+                               "backbone is taken: they must not have learned from these films")
+    crossval.add_argument("--epochs", type=int, help="of each stage, in place of the preset's")
+    crossval.add_argument("--seed", type=int, default=0, help="of the folds and of training")
+    crossval.add_argument("--devices", nargs="+", metavar="DEVICE",
+                          help="one fold at a time on each [every CUDA device, or cpu]")
+    crossval.add_argument("--workers", type=int, default=0,
+                          help="processes that prepare samples, for each device")
+    crossval.add_argument("--malignant-means", default="as the data set says",
+                          help="what 'malignant' is in the data, for the report")
+    crossval.set_defaults(command=_crossval)
 
     calibrate = commands.add_parser(
         "calibrate", help="put held-out operating points and a temperature into weights")
@@ -241,6 +269,36 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _crossval(options: argparse.Namespace) -> int:
+    from ftmtl.config import PRESETS
+    from ftmtl.crossval.outcome import assess
+    from ftmtl.crossval.report import write_experiment_report
+    from ftmtl.crossval.run import available_devices, owned, prepare, run
+    from ftmtl.device import pick_device
+
+    devices = options.devices or available_devices()
+    for device in devices:
+        pick_device(device)
+    records, models = _records(options), list(dict.fromkeys(options.models))
+    with owned(options.out), _ProgressBar() as bar:
+        experiment = prepare(
+            records, out=options.out, preset=_changed(PRESETS[options.preset], options),
+            models=models, folds=options.folds, split=options.split, seed=options.seed,
+            imagenet=options.imagenet, malignant_means=options.malignant_means,
+            on_progress=bar.experiment,
+        )
+        run(experiment, devices=devices, workers=options.workers, on_progress=bar.experiment)
+        result = write_experiment_report(assess(experiment))
+    for line in experiment.left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    keys = ("tpr@3.67", "auc_mass_detected", "dice_detected")
+    print(json.dumps({model: {key: {k: part["folds"][key][k] for k in ("mean", "sd")}
+                              for key in keys} for model, part in result["models"].items()},
+                     indent=1))
+    print(f"report: {options.out / 'report.html'}")
+    return 0
+
+
 def _calibrate(options: argparse.Namespace) -> int:
     from ftmtl.calibration import calibrate
 
@@ -280,6 +338,11 @@ class _ProgressBar:
     def files(self, done: int, total: int, path: Path) -> None:
         """Which file of how many is being read."""
         self._show(done, total, "reading", path.name)
+
+    def experiment(self, standing: Standing) -> None:
+        """The share of all folds' work; tqdm adds the time left of all."""
+        where = f"{standing.done} of {standing.jobs} folds done" if standing.jobs else "crossval"
+        self._show(round(1000 * standing.share), 1000, where, standing.words)
 
     def _show(self, done: int, total: int, where: str, detail: str) -> None:
         if done < self.bar.n or self.bar.total != total:

@@ -28,13 +28,15 @@ FPI_SHOWN = 5.0
 BAND = "bands: 95 % patient bootstrap"
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty picture, inches wide and high, drawn without a screen."""
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _dress(axes: Axes, x: str, y: str) -> None:
+def dress(axes: Axes, x: str, y: str) -> None:
+    """Axes named x and y, y a share from 0 to 1."""
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
     axes.set_ylim(0, 1.005)
@@ -99,7 +101,7 @@ def froc_plot(judged: Judged, result: Mapping[str, Any], weights: FloatArray) ->
 
     With no mass in the data there is no curve, and the plot says so.
     """
-    figure = _figure(12, 5.4)
+    figure = new_figure(12, 5.4)
     left, right = figure.subplots(1, 2, sharey=True)
     detection = result["detection"]
     lesion = {name: part["fpi_over_lesion_images"] for name, part in detection.items()}
@@ -109,7 +111,7 @@ def froc_plot(judged: Judged, result: Mapping[str, Any], weights: FloatArray) ->
         (right, judged.lesion_frocs, lesion, f"images with a mass (n = {result['lesion_images']})"),
     )
     for axes, analyses, results, where in panels:
-        _dress(axes, f"false positives an image, {where}", "masses found (true positive rate)")
+        dress(axes, f"false positives an image, {where}", "masses found (true positive rate)")
         if result["masses"]:
             _froc_panel(axes, analyses, results, weights)
         else:
@@ -122,7 +124,7 @@ def froc_plot(judged: Judged, result: Mapping[str, Any], weights: FloatArray) ->
 
 def roc_plot(judged: Judged, result: Mapping[str, Any], weights: FloatArray) -> Figure:
     """ROC of malignant against benign by mass (left), and by image, breast and patient (right)."""
-    figure = _figure(12, 5.9)
+    figure = new_figure(12, 5.9)
     panels = figure.subplots(1, 2, sharey=True)
     classes = result["classification"]
     grid = np.linspace(0, 1, 51)
@@ -131,7 +133,7 @@ def roc_plot(judged: Judged, result: Mapping[str, Any], weights: FloatArray) -> 
         ("by image, breast and patient", ("auc_image", "auc_breast", "auc_patient")),
     )
     for axes, (title, keys) in zip(panels, sides, strict=True):
-        _dress(axes, "others called malignant (false positive rate)", "")
+        dress(axes, "others called malignant (false positive rate)", "")
         axes.set_xlim(-0.005, 1)
         axes.set_xticks(np.linspace(0, 1, 11))
         axes.set_title(title, fontsize=11, color=INK)
@@ -168,10 +170,10 @@ def roc_plot(judged: Judged, result: Mapping[str, Any], weights: FloatArray) -> 
 
 def localisation_plot(result: Mapping[str, Any]) -> Figure:
     """The share of masses found against the IoU that counts as found (paper, figure 5b)."""
-    figure = _figure(6.4, 5.2)
+    figure = new_figure(6.4, 5.2)
     axes = figure.subplots()
     part = result["localisation"]
-    _dress(axes, "a hit has an IoU greater than", "masses found (true positive rate)")
+    dress(axes, "a hit has an IoU greater than", "masses found (true positive rate)")
     axes.set_xlim(0.08, 0.92)
     if result["masses"]:
         limits = [float(limit) for limit in part["tpr_at_iou"]]
@@ -191,12 +193,12 @@ def localisation_plot(result: Mapping[str, Any]) -> Figure:
 
 def reliability_plot(result: Mapping[str, Any]) -> Figure:
     """What was said against what was true, for being a mass and for being malignant."""
-    figure = _figure(11, 5.4)
+    figure = new_figure(11, 5.4)
     panels = figure.subplots(1, 2, sharey=True)
     sides = (("mass", "score: is it a mass?"), ("malignancy", "malignancy of a detected mass"))
     for axes, (name, title) in zip(panels, sides, strict=True):
         part = result["calibration"][name]
-        _dress(axes, "probability that was given", "")
+        dress(axes, "probability that was given", "")
         axes.set_xlim(0, 1)
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
         axes.set_title(f"{title} (n = {part['n']}, {part['true']} true)", fontsize=11, color=INK)

@@ -73,8 +73,13 @@ class Ranking:
         return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
 
     def tprs(self, weights: FloatArray, fpr: FloatArray) -> FloatArray:
-        """[R, F] the interpolated true positive rate of each replicate at each of fpr [F]."""
+        """[R, F] the interpolated true positive rate of each replicate at each of fpr [F].
+
+        NaN where a class does not occur.
+        """
         values = np.full((len(weights), len(fpr)), np.nan)
+        if not len(self.score):
+            return values
         groups = zip(*self._grouped(weights), strict=True)
         for row, (malignant, benign) in enumerate(groups):
             x, y = np.cumsum(benign[::-1]), np.cumsum(malignant[::-1])

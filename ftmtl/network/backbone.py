@@ -12,6 +12,7 @@ from typing import cast
 
 import torch
 from monai.networks.nets.resnet import ResNetBottleneck, resnet50
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -20,6 +21,10 @@ CHANNELS = 1024
 # ImageNet means of red, green, blue, 0…255: what the Keras weights, the paper's, were made with.
 IMAGENET_MEANS = (123.68, 116.779, 103.939)
 OWN = "backbone."  # where a whole network's weights hold these
+
+
+class NotResNet50(ValueError):
+    """Weights to start from that are no ResNet-50's; says what lacks and the remedy."""
 
 
 class Backbone(nn.Module):
@@ -75,12 +80,16 @@ class Backbone(nn.Module):
         return x
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
-        """Take torchvision-named ResNet-50 weights (`layer1.0.conv1.weight` …), conv5 left out."""
+        """Take torchvision-named ResNet-50 weights (`layer1.0.conv1.weight` …), conv5 left out.
+
+        Raises NotResNet50.
+        """
         wanted = self.state_dict()
         missing = [key for key in wanted if key not in state and "num_batches" not in key]
         if missing:
-            raise ValueError(
-                f"not ResNet-50 weights: {len(missing)} tensors lack, {missing[0]} first"
+            raise NotResNet50(
+                f"not ResNet-50 weights: {len(missing)} tensors lack, {missing[0]} first. "
+                "Give them under torchvision's names, or weights of ours"
             )
         self.load_state_dict(
             {key: state[key].float() if key in state else value for key, value in wanted.items()}
@@ -88,7 +97,13 @@ class Backbone(nn.Module):
 
 
 def read_imagenet(file: Path) -> dict[str, Tensor]:
-    """ResNet-50 ImageNet weights from a safetensors file; of weights of ours, their backbone."""
-    state = load_file(file)
+    """ResNet-50 ImageNet weights from a safetensors file; of weights of ours, their backbone.
+
+    Raises NotResNet50.
+    """
+    try:
+        state = load_file(file)
+    except SafetensorError as error:
+        raise NotResNet50(f"{file}: not a safetensors file ({error})") from error
     own = {k.removeprefix(OWN): tensor for k, tensor in state.items() if k.startswith(OWN)}
     return own or state

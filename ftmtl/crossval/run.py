@@ -1,0 +1,297 @@
+"""Train and predict every fold of every model, on as many devices as there are.
+
+A fold is done when its `predictions.json` lies in `OUT/MODEL/fold-N`. What is done is never done
+again, and a fold that was interrupted, by whatever, goes on from its checkpoint. Nothing is chosen
+on a reported fold: the epochs are the preset's, fixed beforehand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import queue
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from ftmtl.atomic import write_json
+from ftmtl.config import Preset, preset_of
+from ftmtl.crossval.folds import SPLITS, Folds, Split
+from ftmtl.datasets.records import ImageRecord
+from ftmtl.network.backbone import Backbone, read_imagenet
+from ftmtl.predict import Predictor
+from ftmtl.predict_files import predict_records, write_predictions
+from ftmtl.training.checkpoints import FILE as CHECKPOINT
+from ftmtl.training.loop import NothingToTrainOn, Progress, train
+from ftmtl.training.samples import CanvasCache, readable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from multiprocessing.context import SpawnProcess
+
+PREDICTIONS = "predictions.json"
+TRAINING_SHARE = 0.95  # of a fold's work, for the progress bar; the rest is reading its films
+
+
+class OtherExperiment(ValueError):
+    """The folder holds, or is busy with, another experiment; says what to do."""
+
+
+class FoldFailed(RuntimeError):
+    """A fold's training or reading failed; names it and carries the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where the experiment stands: `share` of all work, `done` of `jobs`, and what is at hand."""
+
+    share: float
+    done: int
+    jobs: int
+    words: str
+
+
+OnProgress = Callable[[Standing], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What is trained and tested, and where it lies. `identity` stands for data and recipe."""
+
+    out: Path
+    folds: Folds
+    preset: Preset
+    models: tuple[str, ...]
+    imagenet: Path | None
+    malignant_means: str
+    left_out: tuple[str, ...]
+    identity: str
+
+    def preset_of(self, model: str) -> Preset:
+        """A model's own recipe."""
+        return preset_of(model, self.preset)
+
+    def folder(self, model: str, fold: int) -> Path:
+        """Where a fold's weights and predictions lie."""
+        return self.out / model / f"fold-{fold + 1}"
+
+    def predictions(self, model: str) -> list[dict[str, Any]]:
+        """The out-of-fold predictions of all images, fold by fold."""
+        return [
+            result
+            for fold in range(self.folds.count)
+            for result in json.loads((self.folder(model, fold) / PREDICTIONS).read_text("utf-8"))
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    model: str
+    fold: int
+    folder: Path
+    preset: Preset
+    training: list[ImageRecord]
+    test: list[ImageRecord]
+    imagenet: Path | None
+    canvases: Path
+    workers: int
+    metadata: dict[str, object]
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} fold {self.fold + 1}"
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / PREDICTIONS).exists()
+
+
+def available_devices() -> list[str]:
+    """Every CUDA device, or the CPU."""
+    return [f"cuda:{n}" for n in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def prepare(
+    records: Sequence[ImageRecord], *, out: Path, preset: Preset, models: Sequence[str],
+    folds: int, split: Split, seed: int, imagenet: Path | None, malignant_means: str,
+    on_progress: OnProgress = lambda standing: None,
+) -> Experiment:
+    """Read every film once, fold the readable ones, and write the plan down.
+
+    Raises OtherExperiment where `out` holds another plan, TooFewToFold, NothingToTrainOn,
+    NotResNet50.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if imagenet is not None:  # wrong weights are told of now, not after an hour of reading films
+        Backbone().load_imagenet(read_imagenet(imagenet))
+    store = CanvasCache(out / "canvases", preset.network.canvas)
+    good, left_out = readable(records, store, lambda done, total: on_progress(
+        Standing(share=0, done=0, jobs=0, words=f"reading film {done + 1} of {total}")))
+    if not good:
+        raise NothingToTrainOn(left_out[0] if left_out else "the data set is empty")
+    split_up = SPLITS[split](good, folds, seed)
+    preset = replace(preset, training=replace(preset.training, seed=seed))
+    truth = split_up.truth()
+    start = None if imagenet is None else hashlib.sha256(imagenet.read_bytes()).hexdigest()
+    identity = hashlib.sha256(json.dumps(
+        [preset.to_json(), truth, split, start]
+    ).encode()).hexdigest()
+    plan = out / "plan.json"
+    if plan.exists() and json.loads(plan.read_text("utf-8"))["identity"] != identity:
+        raise OtherExperiment(
+            f"{plan}: made with other images, another recipe or other folds. "
+            "Go on with the same, or give another --out"
+        )
+    write_json(plan, {"identity": identity, "split": split, "folds": folds, "seed": seed,
+                      "preset": preset.to_json(), "start": start})
+    write_json(out / "truth.json", truth)
+    return Experiment(
+        out=out, folds=split_up, preset=preset, models=tuple(models), imagenet=imagenet,
+        malignant_means=malignant_means, left_out=tuple(left_out), identity=identity,
+    )
+
+
+@contextmanager
+def owned(out: Path) -> Iterator[None]:
+    """Keep a second command off the folder. The lock goes with the process, however it ends."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise OtherExperiment(
+            f"{out}: another command is at work in it. Wait for it, or give another --out"
+        ) from error
+
+
+def run(
+    experiment: Experiment, *, devices: Sequence[str], workers: int = 0,
+    on_progress: OnProgress = lambda standing: None,
+) -> None:
+    """Do what is not done yet. Several devices work at once, each at a fold of its own.
+
+    Raises FoldFailed; what the other folds have reached stays, and a second run goes on.
+    """
+    jobs = [_job(experiment, model, fold, workers)
+            for fold in range(experiment.folds.count) for model in experiment.models]
+    shares = {job.name: float(job.done) for job in jobs}
+
+    def report(name: str, share: float, words: str) -> None:
+        shares[name] = share
+        done = sum(value == 1.0 for value in shares.values())
+        on_progress(Standing(share=sum(shares.values()) / len(shares), done=done,
+                             jobs=len(jobs), words=f"{name}: {words}"))
+
+    pending = [job for job in jobs if not job.done]
+    if len(devices) == 1:
+        for job in pending:
+            _do(job, devices[0], report, lambda: False)
+    elif pending:
+        _in_parallel(pending, devices, report)
+    for model in experiment.models:
+        write_predictions(experiment.out / model / PREDICTIONS, experiment.predictions(model))
+
+
+def _job(experiment: Experiment, model: str, fold: int, workers: int) -> _Job:
+    split = experiment.folds
+    return _Job(
+        model=model, fold=fold, folder=experiment.folder(model, fold),
+        preset=experiment.preset_of(model), training=split.training(fold),
+        test=split.test(fold), imagenet=experiment.imagenet,
+        canvases=experiment.out / "canvases", workers=workers,
+        metadata={
+            "malignant_means": experiment.malignant_means, "version": f"{model}-fold-{fold + 1}",
+            "held_out": f"fold {fold + 1} of {split.count}, by {split.split}",
+        },
+    )
+
+
+def _do(job: _Job, device: str, report: Callable[[str, float, str], None],
+        should_stop: Callable[[], bool]) -> None:
+    """One fold, from where it stands to its predictions."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+
+    def training(progress: Progress) -> None:
+        at = (progress.epoch - 1) * progress.steps + progress.step
+        part = at / max(1, progress.epochs * progress.steps)
+        share = (progress.stage_number - 1 + part) / progress.stages
+        losses = " ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
+        if progress.stage_number:
+            report(job.name, TRAINING_SHARE * share,
+                   f"{progress.stage} epoch {progress.epoch}/{progress.epochs} {losses}")
+
+    def reading(done: int, total: int, file: Path) -> None:
+        report(job.name, TRAINING_SHARE + (0.99 - TRAINING_SHARE) * done / total, "reading")
+
+    # An orphan of a killed run may still be at its last step: wait for it.
+    with FileLock(job.folder / ".lock"):
+        if not job.done:
+            outcome = train(
+                job.training, preset=job.preset, out=job.folder, imagenet=job.imagenet,
+                resume=True, device=device, workers=job.workers, cache=job.canvases,
+                on_progress=training, should_stop=should_stop, metadata=job.metadata,
+            )
+            if not outcome.finished:
+                return
+            predictor = Predictor.load(outcome.weights, device=device)
+            results, read = predict_records(predictor, job.test, on_file=reading)
+            if read.refused:
+                raise FoldFailed(f"{job.name}: {read.refused[0]}")
+            write_predictions(job.folder / PREDICTIONS, results)
+            (job.folder / CHECKPOINT).unlink(missing_ok=True)
+    report(job.name, 1.0, "done")
+
+
+def _in_parallel(
+    jobs: list[_Job], devices: Sequence[str], report: Callable[[str, float, str], None]
+) -> None:
+    """A process for each fold, as many at once as there are devices."""
+    context = multiprocessing.get_context("spawn")
+    messages: Any = context.Queue()
+    waiting, at_work = list(jobs), dict[int, tuple[_Job, SpawnProcess]]()
+    try:
+        while waiting or at_work:
+            for slot, device in enumerate(devices):
+                if slot not in at_work and waiting:
+                    job = waiting.pop(0)
+                    process = context.Process(target=_child, args=(job, device, messages))
+                    process.start()
+                    at_work[slot] = job, process
+            try:
+                kind, *content = messages.get(timeout=0.2)
+                if kind == "failed":
+                    raise FoldFailed(f"{content[0]}: {content[1]}")
+                report(*content)
+            except queue.Empty:
+                for slot, (job, process) in list(at_work.items()):
+                    if process.exitcode is None:
+                        continue
+                    process.join()
+                    if not job.done:
+                        raise FoldFailed(f"{job.name}: its process ended with "
+                                         f"{process.exitcode}; was it out of memory?") from None
+                    del at_work[slot]
+    finally:
+        for _, process in at_work.values():
+            process.terminate()
+            process.join()
+
+
+def _child(job: _Job, device: str, messages: Any) -> None:
+    parent = multiprocessing.parent_process()
+
+    def orphaned() -> bool:
+        return parent is not None and not parent.is_alive()
+
+    try:
+        _do(job, device, lambda *content: messages.put(("at", *content)), orphaned)
+    except Exception as error:
+        known = type(error).__module__.startswith("ftmtl.")
+        messages.put(("failed", job.name, str(error) if known else traceback.format_exc()))
