@@ -191,10 +191,12 @@ def _box(axes: Axes, box: list[float], colour: str, words: str, *, dashed: bool 
     x1, y1, x2, y2 = box
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour,
                              linewidth=1.2, linestyle="--" if dashed else "-"))
-    right, _ = axes.get_xlim()[::-1]
+    (_, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
+    # Words stay on the film: to the left of a box at the right, inside one at the top.
     leaning = "right" if x1 > 0.55 * right else "left"
-    axes.text(x2 if leaning == "right" else x1, y1 - 3, words, color=colour, fontsize=7.5,
-              ha=leaning, va="bottom",
+    fits = y1 > 0.05 * bottom
+    axes.text(x2 if leaning == "right" else x1, y1 if fits else max(0, y1), words, color=colour,
+              fontsize=7.5, ha=leaning, va="bottom" if fits else "top", clip_on=True,
               bbox={"facecolor": "black", "alpha": 0.55, "pad": 1, "linewidth": 0})
 
 

@@ -69,6 +69,8 @@ def figure_4a(outcome: Outcome) -> Figure:
         if model in outcome.experiment.models:
             axes.errorbar([fpi], [tpr], [sd], fmt="x", color=COLOURS[model], markersize=7,
                           capsize=3, linewidth=1, alpha=0.75)
+    axes.plot([], [], "x", color=QUIET, label="crosses: the paper's, at 3.67 FPI")
+    _legend(axes, "lower right")
     return figure
 
 
@@ -127,5 +129,8 @@ def _lines(axes: Axes, grid: FloatArray, outcome: Outcome, curve: Curve, key: st
             at = slice(step // 2 + number * step // 4, None, step)  # beside each other's
             axes.errorbar(grid[at], drawn.mean(axis=0)[at], drawn.std(axis=0, ddof=1)[at],
                           fmt="none", ecolor=COLOURS[model], elinewidth=1.1, capsize=2, alpha=0.8)
-    axes.legend(loc="lower right" if key else "lower left", frameon=True, framealpha=0.9,
-                edgecolor="none", fontsize=9)
+    _legend(axes, "lower right" if key else "lower left")
+
+
+def _legend(axes: Axes, where: str) -> None:
+    axes.legend(loc=where, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)

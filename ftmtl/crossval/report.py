@@ -78,8 +78,9 @@ def _page(outcome: Outcome, pictures: Mapping[str, bytes]) -> str:
 {table(["fold", "images", "patients", "masses", "malignant"], _folds(result))}
 <h2>The paper's tables</h2>
 <p class="quiet">Ours in bold: mean ± SD over the folds, each judged alone, as in the paper. The
-paper's rows are quoted; all are of INbreast with folds by mass, and only on that set are the two
-to be compared. The paper prints Dice with the union below the line; ours is Dice's own.</p>
+paper's rows are quoted, all of INbreast, its own two with folds by mass; only figures of one set and
+one way of folding compare. Rows without a figure are left out. The paper prints Dice with the union
+below the line; ours is Dice's own.</p>
 <h3>Table 3: classification, AUC of detected masses</h3>
 {_table(["method", "configuration", "AUC"], TABLE_3, _ours(result, _auc))}
 <h3>Table 4: detection, TPR @ FPI, IoU &gt; 0.2</h3>
@@ -132,7 +133,8 @@ def _warning(experiment: Mapping[str, Any]) -> str:
 
 def _setting(result: Mapping[str, Any]) -> Rows:
     done, first = result["experiment"], next(iter(result["models"].values()))
-    stages = "; ".join(f"{s['name']}: {s['epochs']} epochs" for s in done["stages"])
+    stages = "; ".join(f"{s['name']}: {s['epochs']} epoch{'s' * (s['epochs'] != 1)}"
+                       for s in done["stages"])
     steps = done["steps_per_epoch"] or "as many as the images fill"
     masks = ", ".join(f"{count} {MASK_NAMES[source]}" for source, count in done["masks"].items())
     leak = done["leak"]
@@ -190,7 +192,7 @@ def _ours(result: Mapping[str, Any], say: Any) -> Rows:
 
 
 def _auc(part: Mapping[str, Any]) -> str:
-    return plus_minus(part["folds"]["auc_mass_detected"])
+    return _said(part, "auc_mass_detected", "classification")
 
 
 def _tpr(part: Mapping[str, Any]) -> str:
@@ -199,9 +201,14 @@ def _tpr(part: Mapping[str, Any]) -> str:
 
 
 def _dice(part: Mapping[str, Any]) -> str:
-    said = plus_minus(part["folds"]["dice_detected"])
-    reason = part["segmentation"]["reasons"].get("dice_detected")
-    return f"none: {reason}" if said == "none" and reason else said
+    return _said(part, "dice_detected", "segmentation")
+
+
+def _said(part: Mapping[str, Any], key: str, section: str) -> str:
+    """A figure over the folds, or why there is none."""
+    if part["folds"][key]["mean"] is not None:
+        return plus_minus(part["folds"][key])
+    return f"none: {part[section]['reasons'].get(key, 'no fold has one')}"
 
 
 POOLED_HEAD = ("model", "classifier weights", "TPR at 0.3 FPI", "at 1", "at 3.67",

@@ -255,7 +255,8 @@ def _in_parallel(
     """A process for each fold, as many at once as there are devices."""
     context = multiprocessing.get_context("spawn")
     messages: Any = context.Queue()
-    waiting, at_work = list(jobs), dict[int, tuple[_Job, SpawnProcess]]()
+    waiting = list(jobs)
+    at_work: dict[int, tuple[_Job, SpawnProcess]] = {}
     try:
         while waiting or at_work:
             for slot, device in enumerate(devices):

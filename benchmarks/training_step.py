@@ -1,0 +1,128 @@
+"""Training throughput, and how much of a step waits for its images, on this machine.
+
+    python benchmarks/training_step.py            # the recommended recipe, 12 steps
+    python benchmarks/training_step.py --workers 2 --device cuda
+
+The films are the eight real samples (4736×2624 and the like), each with a mass outlined at the
+film's own resolution, which is the slowest kind of truth to prepare. Masses and steps are as in
+`ftmtl train`, from the same parts; prints medians and the load of the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `ftmtl` does; before torch is loaded
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch.utils.data import DataLoader
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from ftmtl.config import MODELS, PRESETS, preset_of  # noqa: E402
+from ftmtl.datasets.records import Annotation, ImageRecord  # noqa: E402
+from ftmtl.device import autocast, pick_device  # noqa: E402
+from ftmtl.mammogram import read_mammogram  # noqa: E402
+from ftmtl.samples import prepare_samples  # noqa: E402
+from ftmtl.training.samples import BalancedSampler, CanvasCache, TrainingSet  # noqa: E402
+from ftmtl.training.stages import losses, trainable  # noqa: E402
+from ftmtl.weights_file import STARTER_WEIGHTS, load_weights  # noqa: E402
+
+
+def records(folder: Path) -> list[ImageRecord]:
+    """The sample films, each with an outlined mass, benign and malignant in turn."""
+    made = []
+    for number, path in enumerate(prepare_samples(folder)):
+        height, width = read_mammogram(path).pixels.shape
+        x, y, side = width // 3, height // 2, height // 12
+        mask = np.zeros((height, width), dtype=np.uint8, order="F")
+        rows, columns = np.ogrid[:height, :width]
+        mask[np.hypot(rows - y - side / 2, columns - x - side / 2) < side / 2] = 1
+        rle = coco_mask.encode(mask)
+        made.append(ImageRecord(
+            image_id=number, path=path, width=width, height=height, patient_id=str(number // 4),
+            annotations=(Annotation(
+                id=number, bbox=(x, y, side, side), category=1 + number % 2,
+                mask_source="annotated",
+                segmentation={"size": [height, width], "counts": rle["counts"].decode()}),)))
+    return made
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="recommended")
+    parser.add_argument("--model", choices=MODELS, default="ft-mtl-net")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    device = pick_device(options.device)
+    preset = preset_of(options.model, PRESETS[options.preset])
+    config, stage = preset.training, preset.training.stages[-1]
+    read = load_weights(STARTER_WEIGHTS)  # any trained weights: proposals as in mid-training
+    network = replace(read, preset=preset).network() if options.model == "ft-mtl-net" \
+        and options.preset == "recommended" else None
+    if network is None:
+        from ftmtl.network.model import build
+        network = build(preset.network, frozen_backbone=config.frozen_backbone)
+        network.backbone.load_state_dict(
+            {k.removeprefix("backbone."): v for k, v in read.state.items() if "backbone." in k})
+    network = network.to(device).train()
+    optimizer = torch.optim.SGD(trainable(network, stage), lr=1e-6, momentum=config.momentum)
+    waits, steps = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        films = records(Path(folder, "films"))
+        store = CanvasCache(Path(folder, "canvases"), preset.network.canvas)
+        for film in films:
+            store.get(film)
+        count = (options.steps + 2) * config.batch_size
+        order = BalancedSampler(films, length=count, seed=0).epoch(0)
+        size = config.batch_size
+        batches = iter(DataLoader(
+            TrainingSet(films, store, augmentation=config.augment, seed=0),
+            batch_sampler=[order[i : i + size] for i in range(0, count, size)],  # type: ignore[arg-type]
+            num_workers=options.workers, collate_fn=list))
+        for _ in range(options.steps + 2):
+            began = time.perf_counter()
+            batch = next(batches)
+            ready = time.perf_counter()
+            with autocast(device):
+                terms = losses(network, [s.to(device) for s in batch], stage, preset)
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(terms.values())).sum().backward()
+            optimizer.step()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            waits.append(ready - began)
+            steps.append(time.perf_counter() - began)
+    waits, steps = waits[2:], steps[2:]  # the first meet cold caches and starting workers
+    result = {
+        "device": str(device), "threads": torch.get_num_threads(), "workers": options.workers,
+        "model": options.model, "preset": options.preset, "batch": size,
+        "step, s": round(statistics.median(steps), 3),
+        "waits for data, s": round(statistics.median(waits), 3),
+        "share of a step that waits": round(sum(waits) / sum(steps), 3),
+        "images a second": round(size * len(steps) / sum(steps), 2),
+        "load of the machine (1 min)": round(os.getloadavg()[0], 1),
+    }
+    for name, value in result.items():
+        print(f"{name:30} {value}")
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

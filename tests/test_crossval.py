@@ -1,0 +1,360 @@
+"""The paper's experiment, whole and small: folds, interruption, devices, report."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from training_set import TINY, make_set
+
+from ftmtl.cli import main
+from ftmtl.config import preset_of
+from ftmtl.crossval.cases import pick
+from ftmtl.crossval.folds import Folds, TooFewToFold, by_mass, by_patient
+from ftmtl.crossval.outcome import Outcome, assess
+from ftmtl.crossval.report import write_experiment_report
+from ftmtl.crossval.run import (
+    PREDICTIONS,
+    Experiment,
+    FoldFailed,
+    OtherExperiment,
+    Standing,
+    owned,
+    prepare,
+    run,
+)
+from ftmtl.datasets.records import Annotation, ImageRecord
+from ftmtl.datasets.phantom import make_phantoms
+from ftmtl.evaluation import evaluate
+from ftmtl.evaluation.compare import FIGURES
+from ftmtl.training.loop import NothingToTrainOn
+from ftmtl.weights_file import STARTER_WEIGHTS, load_weights
+
+MODELS = ("ft-mtl-net", "mask-rcnn")
+# The paper's three stages, a step each.
+QUICK = replace(TINY, training=replace(
+    TINY.training, steps_per_epoch=1,
+    stages=tuple(replace(stage, epochs=1) for stage in TINY.training.stages)))
+TESTS = str(Path(__file__).parent)
+
+
+def women(count: int, seed: int = 0) -> list[ImageRecord]:
+    """Each with up to four films, each normal or with one or two masses."""
+    draw = np.random.default_rng(seed)
+    records = []
+    for woman in range(count):
+        for _ in range(draw.integers(1, 5)):
+            number = len(records)
+            masses = tuple(
+                Annotation(id=f"{number}.{i}", bbox=(10, 10, 20, 20),
+                           category=int(draw.integers(1, 3)))
+                for i in range(draw.integers(0, 3))
+            )
+            records.append(ImageRecord(
+                image_id=number, path=Path(f"{number}.png"), width=100, height=100,
+                patient_id=f"W{woman}", annotations=masses))
+    return records
+
+
+# Folds
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_by_patient_are_disjoint_balanced_and_whole(seed: int) -> None:
+    records = women(60, seed)
+    split = by_patient(records, 5, seed)
+    tested = [r for fold in range(5) for r in split.test(fold)]
+    assert sorted(r.image_id for r in tested) == list(range(len(records)))
+    for fold in range(5):
+        trained, held = split.training(fold), split.test(fold)
+        assert len(trained) + len(held) == len(records)
+        assert not {r.patient_id for r in trained} & {r.patient_id for r in held}
+        kinds = Counter(max((m.category for m in r.masses), default=0) for r in held)
+        of_all = Counter(max((m.category for m in r.masses), default=0) for r in records)
+        for kind, count in of_all.items():
+            assert abs(kinds[kind] - count / 5) <= 5
+    assert split.leak() == {"tests": len(records), "of_known_patients": 0, "of_known_films": 0}
+    assert by_patient(records, 5, seed).fold == split.fold
+    assert by_patient(records, 5, seed + 1).fold != split.fold
+
+
+def test_the_papers_folds_leak_and_say_so() -> None:
+    """Each mass is a sample; its siblings on the film are left out; normal films are dropped."""
+    records = women(60)
+    split = by_mass(records, 5, seed=0)
+    assert len(split.records) == sum(len(r.masses) for r in records)
+    assert all(len(r.masses) == 1 for r in split.records)
+    assert len({r.image_id for r in split.records}) == len(split.records)
+    women_met = films_met = 0
+    for fold in range(5):
+        for sample in split.test(fold):
+            trained = split.training(fold)
+            women_met += any(r.patient_id == sample.patient_id for r in trained)
+            films_met += any(r.path == sample.path for r in trained)
+    assert split.leak() == {"tests": len(split.records), "of_known_patients": women_met,
+                            "of_known_films": films_met}
+    assert women_met > 0.5 * len(split.records)
+    assert films_met > 10
+    truth = split.truth()
+    assert [i["fold"] for i in truth["images"]] == list(split.fold)
+
+
+def test_too_few_to_fold_is_told() -> None:
+    with pytest.raises(TooFewToFold, match="there are 3"):
+        by_patient(women(3), 5, seed=0)
+    with pytest.raises(TooFewToFold, match="at least 2"):
+        by_patient(women(3), 1, seed=0)
+    with pytest.raises(TooFewToFold, match="masses"):
+        by_mass([replace(r, annotations=()) for r in women(9)], 2, seed=0)
+
+
+# The experiment
+
+
+def plan(films: list[ImageRecord], out: Path, **changes: object) -> Experiment:
+    settings = {"preset": QUICK, "models": MODELS, "folds": 2, "split": "patients", "seed": 3,
+                "imagenet": None, "malignant_means": "bright, in this toy set", **changes}
+    return prepare(films, out=out, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> list[ImageRecord]:
+    folder = tmp_path_factory.mktemp("films")
+    records = make_set(folder)
+    (folder / "broken.png").write_bytes(b"no film")
+    return [*records, replace(records[0], image_id=99, path=folder / "broken.png")]
+
+
+@pytest.fixture(scope="module")
+def outcome(films: list[ImageRecord], tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Two models on two folds, with their report."""
+    experiment = plan(films, tmp_path_factory.mktemp("experiment"))
+    seen: list[Standing] = []
+    run(experiment, devices=["cpu"], on_progress=seen.append)
+    shares = [s.share for s in seen]
+    assert shares == sorted(shares) and (seen[-1].share, seen[-1].done) == (1.0, 4)
+    assert any("heads epoch 1/1" in s.words and "class" in s.words for s in seen)
+    found = assess(experiment, bootstraps=50)
+    write_experiment_report(found)
+    return found
+
+
+def test_every_film_is_read_by_the_model_that_never_saw_it(outcome: Outcome) -> None:
+    experiment = outcome.experiment
+    assert experiment.left_out == (experiment.left_out[0],)
+    assert "broken.png" in experiment.left_out[0]
+    for model in MODELS:
+        for fold in range(2):
+            folder = experiment.folder(model, fold)
+            weights = load_weights(folder / "weights.safetensors")
+            assert weights.preset == preset_of(model, experiment.preset)
+            assert weights.metadata["held_out"] == f"fold {fold + 1} of 2, by patients"
+            assert not (folder / "checkpoint.pt").exists()
+            own = {r.image_id for r in experiment.folds.test(fold)}
+            results = json.loads((folder / PREDICTIONS).read_text())
+            assert {r["image_id"] for r in results} <= own
+    truth = json.loads((experiment.out / "truth.json").read_text())
+    assert len(truth["images"]) == 8 and {i["fold"] for i in truth["images"]} == {0, 1}
+
+
+def test_the_figures_are_those_of_evaluate(outcome: Outcome) -> None:
+    """Its files evaluate to the same numbers on their own."""
+    out = outcome.experiment.out
+    truth = json.loads((out / "truth.json").read_text())
+    metrics = json.loads((out / "metrics.json").read_text())
+    for model in MODELS:
+        predictions = json.loads((out / model / PREDICTIONS).read_text())
+        alone = evaluate(truth, predictions, bootstraps=50)
+        for part in ("detection", "classification", "segmentation", "localisation"):
+            assert metrics["models"][model][part] == alone[part]
+        assert set(metrics["models"][model]["folds"]) == set(FIGURES)
+    assert metrics["experiment"]["masks"] == {"box alone": 6, "annotated": 1}
+    assert metrics["experiment"]["classifier_weights"] == {
+        "ft-mtl-net": 3 * 1280, "mask-rcnn": 2 * 1024**2 + 3 * 1024}
+
+
+def test_the_report_says_what_was_done_and_needs_nothing_else(outcome: Outcome) -> None:
+    out = outcome.experiment.out
+    page = (out / "report.html").read_text()
+    assert not re.search(r"(src|href)=.?(?!.?data:)", page)
+    for words in ("bright, in this toy set", "1 annotated (drawn by a reader)", "6 boxes alone",
+                  "broken.png", "no woman is in two", "fixed by the preset before the first fold",
+                  "FT-MTL-Net, in the paper", "0.92 ± 0.01", "Table 5", "Figure 6"):
+        assert words in page, words
+    assert "These folds leak" not in page
+    assert page.count('class="ours"') == 3 * len(MODELS)
+    cases = pick(outcome.judged["ft-mtl-net"])
+    assert cases and len({case.image for case in cases}) == len(cases)
+    pictures = ["figure-3", "figure-4a", "figure-5b", "calibration",
+                *(f"figure-6-{n + 1}" for n in range(len(cases)))]
+    assert {p.stem for p in out.glob("*.png")} == set(pictures)
+    for name in pictures:
+        assert matplotlib.image.imread(out / f"{name}.png").std() > 0.03
+
+
+def test_a_second_run_does_nothing_again(outcome: Outcome, films: list[ImageRecord]) -> None:
+    """Done folds stay as they are, a model can join later; another recipe is refused."""
+    out = outcome.experiment.out
+    files = sorted(out.glob("*/fold-*/weights.safetensors"))
+    before = [f.stat().st_mtime_ns for f in files]
+    run(plan(films, out), devices=["cpu"])
+    assert [f.stat().st_mtime_ns for f in files] == before
+    for other in ({"seed": 4}, {"folds": 3}, {"split": "masses"},
+                  {"preset": replace(QUICK, training=replace(QUICK.training, learning_rate=0.1))}):
+        with pytest.raises(OtherExperiment, match="give another --out"):
+            plan(films, out, **other)
+    plan(films, out, models=(*MODELS, "no-transfer"))
+    with owned(out), pytest.raises(OtherExperiment, match="another command"), owned(out):
+        pass
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_crossval import SAVING, make_set, plan, run
+if __name__ == "__main__":
+    run(plan(make_set(Path({films!r})), Path({out!r}), preset=SAVING), devices=["cpu", "cpu"],
+        on_progress=lambda s: print(s.words, flush=True))
+"""
+SAVING = replace(QUICK, training=replace(QUICK.training, checkpoint_minutes=0.0))
+
+
+def test_killed_at_work_on_two_devices_it_goes_on(tmp_path: Path) -> None:
+    """kill -9 while two folds train: their processes end with their parent, nothing done is done
+    again, and what had begun goes on from its checkpoint.
+    """
+    films, out = make_set(tmp_path / "films"), tmp_path / "out"
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.format(tests=TESTS, films=str(tmp_path / "films"), out=str(out)))
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    begun = set()
+    with process.stdout:
+        for line in process.stdout:
+            if "heads epoch" in line:  # the stage after the first
+                begun.add(line.split(":")[0])
+                break
+    children = [int(pid) for pid in Path(
+        f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(children) >= 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 100
+    while any(map(alive, children)):
+        assert time.monotonic() < deadline, "an orphan lives on"
+        time.sleep(0.1)
+    done = {p: p.stat().st_mtime_ns for p in out.glob("*/fold-*/predictions.json")}
+    assert len(done) < 4
+    stopped = {p.parent for p in out.glob("*/fold-*/checkpoint.pt")}
+    assert stopped
+    seen: list[str] = []
+    run(plan(films, out, preset=SAVING), devices=["cpu"],
+        on_progress=lambda standing: seen.append(standing.words))
+    assert len(list(out.glob("*/fold-*/predictions.json"))) == 4
+    assert all(p.stat().st_mtime_ns == at for p, at in done.items())
+    for folder in stopped:
+        name = f"{folder.parent.name} {folder.name.replace('-', ' ')}"
+        assert not any(words.startswith(f"{name}: proposals") for words in seen), seen
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3]
+    except FileNotFoundError:
+        return False
+
+
+def test_a_fold_that_fails_is_named(films: list[ImageRecord], tmp_path: Path) -> None:
+    """In a process of its own, too: the reason comes back, what was done stays."""
+    experiment = plan(films, tmp_path / "out", models=("ft-mtl-net",))
+    first = experiment.folder("ft-mtl-net", 0)
+    first.mkdir(parents=True)
+    (first / PREDICTIONS).write_text("[]")
+    folder = experiment.folder("ft-mtl-net", 1)
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.pt").write_bytes(b"damaged")
+    with pytest.raises(FoldFailed, match=r"ft-mtl-net fold 2: .*checkpoint\.pt: not a checkpoint"):
+        run(experiment, devices=["cpu", "cpu"])
+
+
+def test_folds_by_mass_run_whole_and_warn(films: list[ImageRecord], tmp_path: Path) -> None:
+    quick = replace(QUICK, training=replace(QUICK.training, stages=QUICK.training.stages[:1]))
+    experiment = plan(films, tmp_path, models=("average-pooling",), split="masses", seed=1,
+                      preset=quick)
+    run(experiment, devices=["cpu"])
+    write_experiment_report(assess(experiment, bootstraps=20))
+    page = (tmp_path / "report.html").read_text()
+    leak = experiment.folds.leak()
+    assert leak["of_known_patients"] > 0
+    assert f"{leak['of_known_patients']} of {leak['tests']} tests show a woman" in page
+    assert "These folds leak" in page
+    assert load_weights(
+        experiment.folder("average-pooling", 0) / "weights.safetensors"
+    ).preset.network.variant == "average-pooling"
+
+
+# The command line
+
+
+def test_the_paper_s_experiment_on_phantoms(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One command, from DICOM files to the report, with the shipped recipe and backbone."""
+    make_phantoms(tmp_path / "phantoms", patients=2, rows=320)
+    command = ["crossval", "--data", str(tmp_path / "phantoms" / "coco.json"), "--out",
+               str(tmp_path / "out"), "--folds", "2", "--epochs", "1", "--devices", "cpu",
+               "--imagenet", str(STARTER_WEIGHTS), "--malignant-means", "spiculated, in phantoms"]
+    assert main(command) == 0
+    assert '"mask-rcnn"' in capsys.readouterr().out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "spiculated, in phantoms" in page and "starter.safetensors" in page
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["experiment"]["masks"] == {"annotated": metrics["models"]["mask-rcnn"]["masses"]}
+    assert metrics["models"]["ft-mtl-net"]["images"] == 8
+    assert set(metrics["comparisons"]) == {"mask-rcnn"}
+    assert main([*command, "--folds", "3"]) == 2
+    assert "3 folds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--data", "nowhere.json"], "nowhere.json"),
+    (["--data", "set.json", "--imagenet", "nowhere.safetensors"], "nowhere.safetensors"),
+    (["--data", "set.json", "--imagenet", "set.json"], "not a safetensors file"),
+    (["--data", "set.json", "--devices", "tpu"], "'tpu'"),
+    (["--data", "set.json", "--folds", "9"], "9 folds"),
+])
+def test_a_mistake_is_one_sentence(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], untrained: Path,
+) -> None:
+    from ftmtl.datasets.coco import write_coco
+
+    monkeypatch.chdir(tmp_path)
+    write_coco(make_set(tmp_path / "films"), tmp_path / "set.json", images=tmp_path)
+    assert main(["crossval", "--out", "out", "--imagenet", str(untrained), *arguments]) == 2
+    message = capsys.readouterr().err
+    assert words in message and "Traceback" not in message
+
+
+def test_unreadable_alone_is_told(films: list[ImageRecord], tmp_path: Path) -> None:
+    with pytest.raises(NothingToTrainOn, match=r"broken\.png"):
+        plan(films[-1:], tmp_path)
+
+
+def test_folds_hold_what_they_are_given() -> None:
+    records = tuple(women(4))
+    split = Folds(records=records, fold=tuple(i % 2 for i in range(len(records))), count=2,
+                  split="patients")
+    assert split.test(0) == list(records[::2])
+    assert split.training(0) == list(records[1::2])
