@@ -33,8 +33,8 @@ from ftmtl.crossval.run import (
     prepare,
     run,
 )
-from ftmtl.datasets.records import Annotation, ImageRecord
 from ftmtl.datasets.phantom import make_phantoms
+from ftmtl.datasets.records import Annotation, ImageRecord
 from ftmtl.evaluation import evaluate
 from ftmtl.evaluation.compare import FIGURES
 from ftmtl.training.loop import NothingToTrainOn

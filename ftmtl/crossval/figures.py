@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -132,5 +132,5 @@ def _lines(axes: Axes, grid: FloatArray, outcome: Outcome, curve: Curve, key: st
     _legend(axes, "lower right" if key else "lower left")
 
 
-def _legend(axes: Axes, where: str) -> None:
+def _legend(axes: Axes, where: Literal["lower left", "lower right"]) -> None:
     axes.legend(loc=where, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)

@@ -13,7 +13,7 @@ import multiprocessing
 import queue
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -265,24 +265,29 @@ def _in_parallel(
                     process = context.Process(target=_child, args=(job, device, messages))
                     process.start()
                     at_work[slot] = job, process
-            try:
-                kind, *content = messages.get(timeout=0.2)
+            over = [slot for slot, (_, process) in at_work.items() if process.exitcode is not None]
+            for kind, *content in _said(messages):
                 if kind == "failed":
                     raise FoldFailed(f"{content[0]}: {content[1]}")
                 report(*content)
-            except queue.Empty:
-                for slot, (job, process) in list(at_work.items()):
-                    if process.exitcode is None:
-                        continue
-                    process.join()
-                    if not job.done:
-                        raise FoldFailed(f"{job.name}: its process ended with "
-                                         f"{process.exitcode}; was it out of memory?") from None
-                    del at_work[slot]
+            for slot in over:  # all that they said has been heard
+                job, process = at_work.pop(slot)
+                process.join()
+                if not job.done:
+                    raise FoldFailed(f"{job.name}: its process ended with {process.exitcode}; "
+                                     "was it out of memory?")
     finally:
         for _, process in at_work.values():
             process.terminate()
             process.join()
+
+
+def _said(messages: Any) -> Iterator[tuple[Any, ...]]:
+    """What has been said so far; waits a moment for the first word."""
+    with suppress(queue.Empty):
+        yield messages.get(timeout=0.2)
+        while True:
+            yield messages.get_nowait()
 
 
 def _child(job: _Job, device: str, messages: Any) -> None:
