@@ -116,7 +116,7 @@ def trace(predictor: Predictor, record: ImageRecord, threshold: float) -> Trace:
             network.rpn(theta0), 0, extent, pre_nms=config.pre_nms, keep=config.proposals_infer,
             nms_iou=config.proposal_nms_iou,
         )
-        boxes = boxes[: max(1, int((objectness > OBJECTNESS).sum()))]
+        boxes = boxes[: max(1, int((objectness > OBJECTNESS).sum()))]  # best first
         deltas = network.detection(network.pool(theta0, [boxes]))
         refined = box_ops.clip(box_ops.decode(deltas, boxes), extent)
         (described,) = network.detect(image, valid, boxes=[refined])
@@ -133,9 +133,11 @@ def _draw(steps: Trace, record: ImageRecord, case: Case) -> Figure:
     figure = new_figure(4 * width, width * rows / columns + 1.1)
     count = len(steps.candidates)
     shown = min(count, DRAWN)
+    candidates = f"candidates (O > {OBJECTNESS})" if count and steps.objectness[0] > OBJECTNESS \
+        else f"no candidate above O = {OBJECTNESS}: the best"
     titles = (
         "film and truth",
-        f"candidates (O > {OBJECTNESS})" + (f": best {shown} of {count}" if count > shown else ""),
+        candidates + (f": best {shown} of {count}" if count > shown else ""),
         "refined boxes, masks, M and B",
         f"after the veto, at {SHOWN_FPI:g} FPI",
     )
@@ -158,7 +160,8 @@ def _draw(steps: Trace, record: ImageRecord, case: Case) -> Figure:
         _mask(panels[2], described.boxes[i].tolist(), described.masks[i], colour)
     _draw_findings(panels[3], steps)
     verdict = steps.findings.verdict
-    said = verdict.label if verdict.label == "no finding" else \
+    # Findings without a verdict are each likelier background than mass.
+    said = "no likely mass" if verdict.label == "no finding" else \
         f"{verdict.label}, malignancy {verdict.malignancy:.2f}"
     figure.suptitle(f"{case.why[0].upper()}{case.why[1:]}. Verdict: {said}", fontsize=12,
                     color=INK)
