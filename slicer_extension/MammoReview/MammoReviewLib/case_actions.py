@@ -1,0 +1,331 @@
+"""What a reader does with the open case: buttons, keys, the mouse in the slice view."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Protocol
+
+import qt
+
+from .case import Case
+from .case_view import SLIDER_STEPS, CaseView
+from .i18n import _
+from .masks import Box
+from .scene import Scene
+from .session import Session
+
+STEP = 20  # of the threshold slider's thousand, for a key
+NUMBERS = range(1, 10)
+
+
+class MaskEditor(Protocol):
+    """Slicer's Segment Editor, as far as it is needed here."""
+
+    def open(self, area: Any, scene: Scene, finding_id: str) -> None:
+        """Shows itself in `area` and lets a person draw the finding's segment."""
+        ...
+
+    def close(self) -> None:
+        """Stops drawing."""
+        ...
+
+
+class Ask(Protocol):
+    """A question with answers to choose from."""
+
+    def __call__(self, text: str, answers: list[str]) -> int:
+        """The number of the answer; the last one is what closing the question means."""
+        ...
+
+
+class CaseActions:
+    """Joins buttons, keys and mouse to the case."""
+
+    def __init__(
+        self, ui: Any, session: Session, scene: Scene, view: CaseView, editor: MaskEditor, ask: Ask
+    ) -> None:
+        self._ui, self._session, self._scene, self._view = ui, session, scene, view
+        self._editor, self._ask = editor, ask
+        self._case: Case | None = None
+        self._editing: str | None = None
+        self._comments = {"finding": "", "image": ""}
+        self._shortcuts: list[Any] = []
+        accept = _("It is a mass, as drawn")
+        mask = _("Opens Slicer's Segment Editor on the selected finding; again: takes its mask")
+        add = _("Two clicks in the image; the model answers with a mask and a score")
+        buttons: list[tuple[Any, str, str, Callable[[], Any]]] = [
+            (ui.acceptButton, "A", accept, self.accept),
+            (ui.rejectButton, "X", _("It is none"), self.reject),
+            (ui.classButton, "C", _("Benign becomes malignant, and back"), self.change_class),
+            (ui.addButton, "B", add, self.add_box),
+            (ui.maskButton, "E", mask, self.edit_mask),
+            (ui.noMassButton, "0", _("Rejects what is shown: there is no mass"), self.no_mass),
+            (ui.undoButton, "Ctrl+Z", _("Takes the last step back"), self.undo),
+            (ui.redoButton, "Ctrl+Y", _("Does it again"), self.redo),
+            (ui.askButton, "Q", _("A new mask and score for the selected box"), self.ask_model),
+            (ui.hideButton, "H", _("The breast alone"), self.hide),
+            (ui.fitButton, "F", _("The breast fills the view"), scene.fit),
+            (ui.windowButton, "W", _("The file's next window"), scene.next_window),
+            (ui.submitButton, "S", _("Sends the label to the server"), self.submit),
+        ]
+        self._keys: list[tuple[str, Callable[[], Any]]] = []
+        self._tips = {key: f"{tip} ({key})" for _button, key, tip, _action in buttons}
+        for button, key, _tip, action in buttons:
+            button.clicked.connect(lambda *_, action=action: action())
+            button.setToolTip(self._tips[key])
+            self._keys.append((key, action))
+        ui.editorDoneButton.clicked.connect(lambda *_: self.edit_mask())
+        self._keys += [("Escape", self.escape), ("M", ui.findingComment.setFocus)]
+        self._keys += [("[", lambda: self._slide(-STEP)), ("]", lambda: self._slide(STEP))]
+        self._keys += [("Down", lambda: self._step(1)), ("Up", lambda: self._step(-1))]
+        self._keys += [(str(n), lambda n=n: self._select(n)) for n in NUMBERS]
+        for name, edit in (("finding", ui.findingComment), ("image", ui.imageComment)):
+            edit.textEdited.connect(lambda text, name=name: self._typed(name, text))
+            edit.editingFinished.connect(self.keep_comments)
+        scene.box_dragged.connect(self._dragged)
+        scene.box_placed.connect(self._placed)
+        scene.clicked.connect(self._clicked)
+        session.case_changed.connect(self._open)
+        self._open()
+
+    # Keys
+
+    def listen(self, window: Any) -> None:
+        """Keys of `window` act on the case."""
+        self.deafen()
+        for key, action in self._keys:
+            shortcut = qt.QShortcut(qt.QKeySequence(key), window)
+            shortcut.activated.connect(action)
+            self._shortcuts.append(shortcut)
+
+    def deafen(self) -> None:
+        """Keys belong to others again."""
+        for shortcut in self._shortcuts:
+            shortcut.setEnabled(False)
+            shortcut.setParent(None)
+            shortcut.deleteLater()
+        self._shortcuts.clear()
+
+    # Corrections
+
+    def accept(self) -> None:
+        """Accepts the selected finding and goes on to the next undecided one."""
+        self._decide(lambda case, name: case.accept(name))
+
+    def reject(self) -> None:
+        """Rejects the selected finding and goes on to the next undecided one."""
+        self._decide(lambda case, name: case.reject(name))
+
+    def change_class(self) -> None:
+        """Benign becomes malignant, and the reverse."""
+        self._with_selected(
+            lambda case, name: case.set_label(
+                name, "benign" if case.find(name).label == "malignant" else "malignant"
+            )
+        )
+
+    def add_box(self) -> None:
+        """The next two clicks in the image are a box; pressed again, they are not."""
+        self._ui.addButton.setChecked(self._case is not None and not self._scene.placing)
+        if self._scene.placing:
+            self._scene.stop_placing()
+        elif self._case is not None:
+            self._scene.place_box()
+
+    def edit_mask(self) -> None:
+        """Opens the Segment Editor on the selected finding; pressed again, takes its mask."""
+        case = self._case
+        if self._editing is not None:
+            finding_id, self._editing = self._editing, None
+            self._editor.close()
+            mask = self._scene.end_mask(finding_id)
+            if case is not None and finding_id in {f.id for f in case.document.findings}:
+                case.set_mask(finding_id, mask)
+        elif case is not None and case.selected is not None:
+            self._editing = case.selected
+            self._scene.begin_mask(case.selected)
+            number = [finding.id for finding in case.shown].index(case.selected) + 1
+            words = _("You draw the mask of finding {n}. Its own undo holds until you are done.")
+            self._ui.editorLabel.setText(words.format(n=number))
+            self._editor.open(self._ui.editorArea, self._scene, case.selected)
+        self._show()
+        self._view.show()
+
+    def no_mass(self) -> None:
+        """No mass in this image."""
+        if self._case is not None:
+            self._case.no_mass()
+
+    def ask_model(self) -> None:
+        """A new mask and score for the selected box."""
+        self._with_selected(lambda case, name: self._session.ask_model(name))
+
+    def undo(self) -> None:
+        """Takes the last step back."""
+        if self._case is not None and self._editing is None:
+            self._case.undo()
+
+    def redo(self) -> None:
+        """Does it again."""
+        if self._case is not None and self._editing is None:
+            self._case.redo()
+
+    def hide(self) -> None:
+        """Shows the breast alone, or the findings again."""
+        self._scene.set_visible(not self._scene.visible)
+        self._ui.hideButton.setChecked(not self._scene.visible)
+
+    def escape(self) -> None:
+        """Stops placing a box, else selects nothing."""
+        if self._scene.placing:
+            self._scene.stop_placing()
+            self._ui.addButton.setChecked(False)
+        elif self._case is not None:
+            self._case.select(None)
+
+    def submit(self) -> bool:
+        """Sends the label; asks once about findings that nobody decided. False: not sent."""
+        self.keep_comments()
+        case = self._case
+        if case is None:
+            return False
+        if self._editing is not None:
+            self.edit_mask()
+        open_ones = case.undecided()
+        if open_ones:
+            text = _("{n} findings are neither accepted nor rejected.").format(n=len(open_ones))
+            answers = [_("Accept all"), _("Reject all"), _("Go back")]
+            answer = self._ask(text, answers)
+            if answer == len(answers) - 1:
+                case.select(open_ones[0].id)
+                return False
+            (case.accept_all if answer == 0 else case.reject_all)()
+        return self._session.submit()
+
+    def may_leave(self) -> bool:
+        """Asks about unsaved edits; False: the reader stays with this case."""
+        self.keep_comments()
+        if self._editing is not None:
+            self.edit_mask()
+        case = self._case
+        if case is None or not case.dirty:
+            return True
+        answers = [_("Submit"), _("Keep as draft"), _("Discard"), _("Stay")]
+        answer = self._ask(_("This case has edits that are not submitted."), answers)
+        if answer == 0:
+            return self.submit()
+        if answer == len(answers) - 2 and self._session.drafts is not None:
+            self._session.drafts.forget(case.image.id)
+        return answer != len(answers) - 1
+
+    # Inside
+
+    def _open(self) -> None:
+        if self._editing is not None:
+            self._editing = None
+            self._editor.close()
+        if self._case is not None:
+            self._case.changed.disconnect(self._show)
+            self._case.selected_changed.disconnect(self._show)
+        self._case = self._session.case
+        if self._case is not None:
+            self._case.changed.connect(self._show)
+            self._case.selected_changed.connect(self._show)
+        self._show()
+
+    def _show(self, *_selected: Any) -> None:
+        ui, case = self._ui, self._case
+        chosen = case is not None and case.selected is not None and self._editing is None
+        for button in (ui.acceptButton, ui.rejectButton, ui.classButton, ui.askButton):
+            button.setEnabled(chosen)
+        ui.maskButton.setEnabled(chosen or self._editing is not None)
+        ui.maskButton.setChecked(self._editing is not None)
+        ui.addButton.setChecked(self._scene.placing)
+        for button in (ui.addButton, ui.noMassButton):
+            button.setEnabled(case is not None and self._editing is None)
+        for button in (ui.hideButton, ui.fitButton, ui.windowButton, ui.submitButton):
+            button.setEnabled(case is not None)
+        free = case is not None and self._editing is None
+        undo, redo = ("", "") if case is None else (case.undo_name, case.redo_name)
+        for button, key, step in ((ui.undoButton, "Ctrl+Z", undo), (ui.redoButton, "Ctrl+Y", redo)):
+            button.setEnabled(bool(step) and free)
+            tip = self._tips[key]
+            button.setToolTip(f"{tip}: {step}" if step else tip)
+        ui.editorFrame.setVisible(self._editing is not None)
+        words = _("Submit changes") if case is not None and case.based_on else _("Submit")
+        ui.submitButton.setText(words)
+        self._show_comments()
+
+    def _show_comments(self) -> None:
+        ui, case = self._ui, self._case
+        selected = None if case is None else case.selected
+        ui.findingComment.setEnabled(selected is not None)
+        ui.imageComment.setEnabled(case is not None)
+        of_finding = "" if case is None or selected is None else case.find(selected).comment
+        for name, edit, text in (
+            ("finding", ui.findingComment, of_finding),
+            ("image", ui.imageComment, "" if case is None else case.comment),
+        ):
+            if self._comments[name] != text:
+                self._comments[name] = text
+                edit.setText(text)
+
+    def _typed(self, name: str, text: str) -> None:
+        self._comments[name] = text
+
+    def keep_comments(self) -> None:
+        """What was typed becomes a step of the case."""
+        case = self._case
+        if case is None:
+            return
+        typed = dict(self._comments)
+        if case.selected is not None and case.find(case.selected).comment != typed["finding"]:
+            case.set_comment(typed["finding"], case.selected)
+        if case.comment != typed["image"]:
+            case.set_comment(typed["image"])
+
+    def _with_selected(self, do: Callable[[Case, str], None]) -> None:
+        if self._case is not None and self._case.selected is not None and self._editing is None:
+            self.keep_comments()
+            do(self._case, self._case.selected)
+
+    def _decide(self, do: Callable[[Case, str], None]) -> None:
+        self._with_selected(do)
+        case = self._case
+        if case is not None:
+            following = case.undecided()
+            if following:
+                case.select(following[0].id)
+
+    def _dragged(self, finding_id: str, box: Box) -> None:
+        if self._case is not None:
+            self._case.set_box(finding_id, box)
+            self._view.show()
+            if self._case.find(finding_id).segmentation is None:
+                self._session.ask_model(finding_id)
+
+    def _placed(self, box: Box) -> None:
+        self._ui.addButton.setChecked(False)
+        finding_id = None if self._case is None else self._case.add_box(box)
+        if finding_id is not None:
+            self._session.ask_model(finding_id)
+
+    def _clicked(self, finding_id: str | None) -> None:
+        if self._case is not None and finding_id is not None and self._editing is None:
+            self.keep_comments()
+            self._case.select(finding_id)
+
+    def _select(self, number: int) -> None:
+        if self._case is not None and self._editing is None and number <= len(self._view.rows):
+            self.keep_comments()
+            self._case.select(self._view.rows[number - 1].id)
+
+    def _step(self, step: int) -> None:
+        ids = [finding.id for finding in self._view.rows]
+        if self._case is not None and ids:
+            now = ids.index(self._case.selected) if self._case.selected in ids else -step
+            self._select(min(max(now + step, 0), len(ids) - 1) + 1)
+
+    def _slide(self, by: int) -> None:
+        if self._case is not None:
+            place = round(self._case.threshold * SLIDER_STEPS) + by
+            self._ui.thresholdSlider.setValue(place)

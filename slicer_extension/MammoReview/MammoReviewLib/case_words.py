@@ -1,0 +1,90 @@
+"""What the panel says of a case and its findings, in words."""
+
+from __future__ import annotations
+
+from .findings import Finding, Findings, ImageInfo, Verdict
+from .i18n import _
+
+COLOURS = {"malignant": "#d55e00", "benign": "#3f8fc4", "no finding": "#6b7a80"}
+REJECTED_COLOUR = "#9a9a9a"
+
+
+def label_word(label: str) -> str:
+    """A class."""
+    return _("malignant") if label == "malignant" else _("benign")
+
+
+def status_word(finding: Finding) -> str:
+    """What a person did with it so far."""
+    words = {
+        "proposed": _("to decide"),
+        "accepted": _("accepted"),
+        "edited": _("edited"),
+        "added": _("added"),
+        "rejected": _("rejected"),
+    }
+    return words[finding.status]
+
+
+def malignancy_word(finding: Finding) -> str:
+    """0 to 100; a dash before the model has been asked."""
+    return "–" if finding.malignancy is None else f"{100 * finding.malignancy:.0f}"
+
+
+def size_word(finding: Finding, image: ImageInfo) -> str:
+    """The longest diameter at the detector; without a mask or a spacing, the box."""
+    if finding.diameter_mm is not None:
+        return _("{mm:.0f} mm").format(mm=finding.diameter_mm)
+    width, height = finding.bbox[2:]
+    if image.spacing_mm is not None:
+        width, height = width * image.spacing_mm[0], height * image.spacing_mm[1]
+        return _("{w:.0f} × {h:.0f} mm").format(w=width, h=height)
+    return _("{w:.0f} × {h:.0f} px").format(w=width, h=height)
+
+
+def cells(number: int, finding: Finding, image: ImageInfo) -> tuple[str, ...]:
+    """A row of the table."""
+    return (
+        str(number),
+        label_word(finding.label),
+        malignancy_word(finding),
+        size_word(finding, image),
+        status_word(finding),
+    )
+
+
+def verdict_line(verdict: Verdict, document: Findings, shown: int) -> str:
+    """The image's verdict as one line."""
+    image = document.image
+    where = " ".join(part for part in (image.laterality, image.view) if part)
+    if verdict.label == "no finding":
+        # Boxes may be shown without a verdict on them: each is likelier background than mass.
+        said = _("no likely mass") if shown else _("no finding")
+    else:
+        percent = f"{100 * verdict.malignancy:.0f}"
+        said = _("{label}, {malignancy} of 100").format(
+            label=label_word(verdict.label), malignancy=percent
+        )
+    return f"{where} · {said}" if where else said[:1].upper() + said[1:]
+
+
+def false_positives_line(known: tuple[float, int | None] | None) -> str:
+    """How often a proposal from this score on is wrong, and what that rests on."""
+    if known is None:
+        return _("How many false positives that is an image has not been measured.")
+    fpi, images = known
+    if images is None:
+        words = _("{fpi:.2g} false positives an image, on the model's held-out images")
+    else:
+        words = _("{fpi:.2g} false positives an image, on {n} images of this server")
+    return words.format(fpi=fpi, n=images)
+
+
+def meaning_line(malignant_means: str, model: dict[str, str] | None) -> str:
+    """What "malignant" meant when the model learned, and which model that is."""
+    made = _("Model {version}.").format(version=model["version"]) if model else ""
+    if malignant_means:
+        return _("“Malignant” meant in training: {means} {made}").format(
+            means=malignant_means.rstrip(".") + ".", made=made
+        )
+    return made

@@ -1,0 +1,162 @@
+"""The whole panel: its rooms, made and joined. Everything from outside is handed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+import qt
+
+from .case_actions import Ask, CaseActions, MaskEditor
+from .case_view import CaseView
+from .connection_view import COLOURS as STATUS_COLOURS
+from .connection_view import ConnectionView
+from .i18n import _
+from .jobs import Jobs
+from .ports import Settings
+from .scene import Scene
+from .scene_image import UnreadableImage
+from .scene_label_files import SlicerLabelFiles
+from .score_plot import draw
+from .session import Session
+from .training_view import TrainingView
+from .worklist_view import WorklistView
+
+SECTIONS = ("connection", "worklist", "training")
+
+
+class QtTimer:
+    """`ports.Timer` by a QTimer."""
+
+    def __init__(self) -> None:
+        self._timer = qt.QTimer()
+
+    def start(self, milliseconds: int, callback: Callable[[], None]) -> None:
+        """Calls `callback` every so many milliseconds."""
+        self._timer.timeout.connect(callback)
+        self._timer.start(milliseconds)
+
+    def stop(self) -> None:
+        """Calls it no more."""
+        self._timer.stop()
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What Slicer brings and tests bring in its place."""
+
+    make_scene: Callable[[], Scene]
+    editor: MaskEditor
+    ask: Ask
+    settings: Settings
+    folder: Path  # of drafts and outbox
+    window: Any  # whose keys act while the panel is open
+
+
+class Panel:
+    """The panel, in the loaded `ui`."""
+
+    def __init__(self, ui: Any, around: Surroundings) -> None:
+        self._ui, self._window = ui, around.window
+        self.session = Session(Jobs(QtTimer()), SlicerLabelFiles(), around.folder)
+        self.scene = around.make_scene()
+        self.session.case_changed.connect(self._show_image)
+        self.view = CaseView(ui, self.session, self.scene)
+        self.actions = CaseActions(
+            ui, self.session, self.scene, self.view, around.editor, around.ask
+        )
+        self.connection = ConnectionView(self.session, around.settings)
+        self.worklist = WorklistView(self.session, self.actions.may_leave)
+        self.training = TrainingView(self.session, draw)
+        for area, view in (
+            (ui.connectionArea, self.connection),
+            (ui.worklistArea, self.worklist),
+            (ui.trainingArea, self.training),
+        ):
+            area.layout().addWidget(view.widget)
+        for name in SECTIONS:
+            button, area = getattr(ui, f"{name}Button"), getattr(ui, f"{name}Area")
+            button.toggled.connect(lambda on, b=button, a=area: self._fold(b, a, on))
+        self.session.said.connect(self._say)
+        self.session.opening.connect(self._opening)
+        self.session.connection.established.connect(self._connected)
+        self.session.connection.changed.connect(self._show_status)
+        self._show_status()
+        self._say("")
+
+    def enter(self) -> None:
+        """The panel is looked at: its keys act."""
+        self.actions.listen(self._window)
+
+    def exit(self) -> None:
+        """Another module is looked at. The case stays open; keys and mouse belong to others."""
+        self.actions.deafen()
+        self.scene.stop_placing()
+
+    def close(self) -> None:
+        """The panel goes; edits are on disk, and the scene is as it was found."""
+        self.exit()
+        self.actions.keep_comments()
+        self.session.close_case()
+        self.scene.close()
+        self.session.close()
+
+    def scene_closes(self) -> None:
+        """Slicer empties its scene: our nodes go with it, the edits stay as a draft."""
+        self.actions.keep_comments()
+        self.scene.forget()
+        self.session.close_case()
+
+    def _show_image(self) -> None:
+        case = self.session.case
+        if case is None:
+            self.scene.close()
+            return
+        try:
+            self.scene.open(case.image_file, case.document)
+        except UnreadableImage as error:
+            self.session.close_case()
+            self._say(str(error))
+        else:
+            self._say("")
+
+    def _connected(self) -> None:
+        self._ui.connectionButton.setChecked(False)  # its line below goes on saying how things are
+
+    def _show_status(self) -> None:
+        connection = self.session.connection
+        colour = STATUS_COLOURS[connection.status]
+        self._ui.statusLabel.setText(f"● {connection.sentence}")
+        self._ui.statusLabel.setStyleSheet(f"color: {colour}; font-weight: bold; padding: 0 4px;")
+
+    def _opening(self, image_id: str | None) -> None:
+        if image_id is not None:
+            self._say(_("Opening …"))
+
+    def _say(self, sentence: str) -> None:
+        self._ui.saidLabel.setText(sentence)
+        self._ui.saidLabel.setVisible(bool(sentence))
+
+    def _fold(self, button: Any, area: Any, is_open: bool) -> None:
+        area.setVisible(is_open)
+        button.setArrowType(qt.Qt.DownArrow if is_open else qt.Qt.RightArrow)
+
+
+def ask_in_window(window: Any) -> Ask:
+    """Questions as a dialog of `window`."""
+
+    def ask(text: str, answers: list[str]) -> int:
+        chosen = [len(answers) - 1]
+        box = qt.QMessageBox(window)
+        box.setWindowTitle(_("MammoReview"))
+        box.setText(text)
+        for number, answer in enumerate(answers):
+            button = box.addButton(answer, qt.QMessageBox.ActionRole)
+            button.clicked.connect(lambda *_, number=number: chosen.__setitem__(0, number))
+            if number == len(answers) - 1:
+                box.setEscapeButton(button)
+        box.exec_()
+        return chosen[0]
+
+    return ask

@@ -1,0 +1,153 @@
+"""A MRML scene with the logics, nodes and the red slice view that Slicer's application sets up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from numpy.typing import NDArray
+from PIL import Image
+from vtk.util.numpy_support import vtk_to_numpy
+
+DISPLAYABLE_MANAGERS = (
+    "vtkMRMLModelSliceDisplayableManager",
+    "vtkMRMLCrosshairDisplayableManager",
+    "vtkMRMLOrientationMarkerDisplayableManager",
+    "vtkMRMLRulerDisplayableManager",
+    "vtkMRMLMarkupsDisplayableManager",
+    "vtkMRMLSegmentationsDisplayableManager2D",
+)
+MODULES = {
+    "markups": "vtkSlicerMarkupsLogic",
+    "segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "subjecthierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
+    "volumes": "vtkSlicerVolumesLogic",
+}
+
+
+class SliceView:
+    """The red slice view, of `width` × `height` screen pixels, drawn into memory."""
+
+    def __init__(self, scene: Any, app_logic: Any, width: int, height: int) -> None:
+        self.size = width, height
+        self.window = vtk.vtkRenderWindow()
+        self.window.SetOffScreenRendering(1)
+        self.window.SetSize(width, height)
+        self.window.SetMultiSamples(0)
+        self.window.SetNumberOfLayers(2)
+        self._ground, self._renderer = vtk.vtkRenderer(), vtk.vtkRenderer()
+        self._renderer.SetLayer(1)
+        # Handles of boxes are drawn in eye coordinates; with this angle one unit is one pixel.
+        self._renderer.GetActiveCamera().SetViewAngle(89.2)
+        self.window.AddRenderer(self._ground)
+        self.window.AddRenderer(self._renderer)
+        self.interactor = vtk.vtkGenericRenderWindowInteractor()
+        self.window.SetInteractor(self.interactor)
+        self.logic = slicer.vtkMRMLSliceLogic()
+        self.logic.SetMRMLApplicationLogic(app_logic)
+        self.logic.SetMRMLScene(scene)
+        self.node = self.logic.AddSliceNode("Red")
+        self.logic.ResizeSliceNode(width, height)
+        self._mapper = vtk.vtkImageMapper()
+        self._mapper.SetColorWindow(255)
+        self._mapper.SetColorLevel(127.5)
+        actor = vtk.vtkActor2D()
+        actor.SetMapper(self._mapper)
+        self._ground.AddViewProp(actor)
+        self.style = slicer.vtkMRMLSliceViewInteractorStyle()
+        self.style.SetSliceLogic(self.logic)
+        factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
+        factory.SetMRMLApplicationLogic(app_logic)
+        for name in DISPLAYABLE_MANAGERS:
+            if not factory.IsDisplayableManagerRegistered(name):
+                factory.RegisterDisplayableManager(name)
+        self.managers = factory.InstantiateDisplayableManagers(self._renderer)
+        self.managers.SetMRMLDisplayableNode(self.node)
+        self.style.SetDisplayableManagers(self.managers)
+        self.interactor.Initialize()
+        self.interactor.SetInteractorStyle(vtk.vtkInteractorStyleUser())
+        self.style.SetInteractor(self.interactor)
+        self.interactor.SetSize(width, height)
+
+    def render(self) -> NDArray[np.uint8]:
+        """Pixels [height, width, 3] of the view as it is drawn now."""
+        self.logic.UpdatePipeline()
+        connection = self.logic.GetImageDataConnection()
+        self._mapper.SetInputConnection(connection)
+        self._ground.SetDraw(connection is not None)
+        self.window.Render()
+        shot = vtk.vtkWindowToImageFilter()
+        shot.SetInput(self.window)
+        shot.ReadFrontBufferOff()
+        shot.Update()
+        image = shot.GetOutput()
+        columns, rows, _ = image.GetDimensions()
+        pixels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(rows, columns, -1)
+        return pixels[::-1, :, :3].copy()
+
+    def save(self, file: Path) -> None:
+        """The view as PNG."""
+        Image.fromarray(self.render()).save(file)
+
+    # --- the mouse ---------------------------------------------------------------------------
+
+    def xy(self, ras: Any) -> tuple[int, int]:
+        """Where a RAS point is on the screen, from the left and the bottom."""
+        inverse = vtk.vtkMatrix4x4()
+        vtk.vtkMatrix4x4.Invert(self.node.GetXYToRAS(), inverse)
+        x, y, _, _ = inverse.MultiplyPoint((*(float(v) for v in ras), 1.0))
+        return round(x), round(y)
+
+    def move(self, x: int, y: int) -> None:
+        self.interactor.SetEventInformation(x, y)
+        self.interactor.InvokeEvent(vtk.vtkCommand.MouseMoveEvent)
+
+    def click(self, x: int, y: int) -> None:
+        self.move(x, y)
+        self.interactor.SetEventInformation(x, y)
+        self.interactor.InvokeEvent(vtk.vtkCommand.LeftButtonPressEvent)
+        self.interactor.InvokeEvent(vtk.vtkCommand.LeftButtonReleaseEvent)
+
+    def drag(self, start: tuple[int, int], end: tuple[int, int], steps: int = 5) -> None:
+        """Press at `start`, move to `end` and let go, as a hand does: by and by."""
+        self.move(*start)
+        self.window.Render()  # handles are found where they were drawn last
+        self.move(*start)
+        self.interactor.SetEventInformation(*start)
+        self.interactor.InvokeEvent(vtk.vtkCommand.LeftButtonPressEvent)
+        for step in range(1, steps + 1):
+            part = step / steps
+            self.move(*(round(a + (b - a) * part) for a, b in zip(start, end, strict=True)))
+        self.interactor.InvokeEvent(vtk.vtkCommand.LeftButtonReleaseEvent)
+
+
+class SlicerCore:
+    """What Slicer's application has when it has started: a scene, logics and a slice view."""
+
+    def __init__(self, width: int = 700, height: int = 900) -> None:
+        self.scene = slicer.vtkMRMLScene()
+        self.app_logic = slicer.vtkMRMLApplicationLogic()
+        self.app_logic.SetMRMLScene(self.scene)
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene, True)
+        self._colours = slicer.vtkMRMLColorLogic()
+        self._colours.SetMRMLScene(self.scene)  # adds the grey table that volumes are shown with
+        self.logics = {name: getattr(slicer, kind)() for name, kind in MODULES.items()}
+        for name, logic in self.logics.items():
+            logic.SetMRMLApplicationLogic(self.app_logic)
+            logic.SetMRMLScene(self.scene)
+            self.app_logic.SetModuleLogic(name.capitalize(), logic)
+        for kind in ("vtkMRMLLayoutNode", "vtkMRMLInteractionNode", "vtkMRMLCrosshairNode"):
+            if self.scene.GetFirstNodeByClass(kind) is None:
+                node = getattr(slicer, kind)()
+                node.SetSingletonOn()
+                self.scene.AddNode(node)
+        self.view = SliceView(self.scene, self.app_logic, width, height)
+
+    def close(self) -> None:
+        self.view.managers.SetMRMLDisplayableNode(None)
+        self.view.style.SetDisplayableManagers(None)
+        self.view.window.Finalize()
+        self.scene.Clear(1)
