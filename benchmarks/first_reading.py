@@ -78,11 +78,16 @@ def main() -> None:
             result["server start, s"] = round(server.seconds_to_start, 1)
             path = f"/infer/ft_mtl_net?image={mammogram.image_id}"
 
-            def ask(output: str) -> Callable[[], object]:
-                return lambda: server.post(f"{path}&output={output}").raise_for_status()
+            def ask(output: str, *, fresh: bool = True) -> Callable[[], object]:
+                data = {"params": json.dumps({"fresh": fresh})}
+                return lambda: server.post(f"{path}&output={output}", data=data).raise_for_status()
 
             result["request, findings"] = timed(ask("json"), options.repeats)
             result["request, findings and label file"] = timed(ask("all"), options.repeats)
+            known = timed(ask("json", fresh=False), 3 * options.repeats)
+            result["request, findings known before"] = known
+            about = lambda: server.get(f"/datastore/image/info?image={mammogram.image_id}")  # noqa: E731
+            result["request, nothing but HTTP"] = timed(about, 3 * options.repeats)
             result["server peak memory, MB"] = round(server.peak_megabytes())
     for name, value in result.items():
         print(f"{name:36} {value}")

@@ -12,9 +12,15 @@ class NoSuchDevice(ValueError):
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises NoSuchDevice."""
+    """`auto` is CUDA where there is one, else the CPU; a card may go by its own name.
+
+    Raises NoSuchDevice.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for index in range(torch.cuda.device_count()):
+        if name == torch.cuda.get_device_name(index):
+            return torch.device("cuda", index)
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ftmtl.canvas import Canvas, CanvasGeometry, make_canvas
 from ftmtl.device import autocast, pick_device
 from ftmtl.findings import Finding, Findings, ImageInfo, ModelInfo, Rle, Verdict, encode_rle
-from ftmtl.mammogram import Mammogram
+from ftmtl.mammogram import Mammogram, MammogramHeader
 from ftmtl.measure import measure_mask
 from ftmtl.network.model import Detections, FTMTLNet
 from ftmtl.reading import Candidate, Reading
@@ -180,12 +180,12 @@ class Predictor:
         return out
 
 
-def image_info(mammogram: Mammogram, patient_key: str | None) -> ImageInfo:
+def image_info(mammogram: Mammogram | MammogramHeader, patient_key: str | None) -> ImageInfo:
     """What a document says of its image; never the patient's own id."""
     return ImageInfo(
         id=mammogram.image_id,
-        width=mammogram.pixels.shape[1],
-        height=mammogram.pixels.shape[0],
+        width=mammogram.width,
+        height=mammogram.height,
         spacing_mm=mammogram.spacing_mm,
         laterality=mammogram.laterality,
         view=mammogram.view,

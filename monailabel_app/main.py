@@ -23,11 +23,15 @@ from ftmtl import __version__
 from ftmtl.device import pick_device
 from ftmtl.weights_file import STARTER_WEIGHTS
 from monailabel_app.lib import own_server
+from monailabel_app.lib.background import Background, Busy, Job, Steps
+from monailabel_app.lib.batch import BatchRead, IdleReading, chosen_images, read_all
 from monailabel_app.lib.datastore import MammogramStore
 from monailabel_app.lib.files import copy_file
-from monailabel_app.lib.infer import FindMasses
+from monailabel_app.lib.infer import FindMasses, ImageFile, listed
 from monailabel_app.lib.models import MODEL, ModelRegistry, RefusedVersion, UnknownVersion
-from monailabel_app.lib.strategies import strategies
+from monailabel_app.lib.question import check_device
+from monailabel_app.lib.scoring import ScoreHistory, ScoreModel, is_due, score
+from monailabel_app.lib.strategies import Holds, strategies
 from monailabel_app.lib.train import LearnFromLabels
 from monailabel_app.lib.training_request import TrainingRequest
 from monailabel_app.server import log
@@ -73,6 +77,14 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
             version=__version__,
         )
         self._auto_update_scoring = False
+        infer = self._infers[MODEL]
+        self._idle_reading = IdleReading(infer, self._datastore)
+        self.background = Background(
+            self._idle_steps,
+            quiet_for=infer.turns.quiet_for,
+            rests=self._trains,
+            at_end=infer.save,
+        )
         self._software = _software()
         self._device = _describe(pick_device(self.device))
 
@@ -82,7 +94,10 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_infers(self) -> dict[str, FindMasses]:
         """The one model."""
-        return {MODEL: FindMasses(self.registry, self._datastore.key, device=self.device)}
+        infer = FindMasses(
+            self.registry, self._datastore.key, self.workspace, device=self.device
+        )
+        return {MODEL: infer}
 
     def init_trainers(self) -> dict[str, LearnFromLabels]:
         """Its training."""
@@ -91,7 +106,19 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_strategies(self) -> dict[str, Any]:
         """What to read next."""
-        return dict(strategies())
+        self._holds = Holds(self.workspace / "holds.json")
+        infer = self._infers[MODEL]
+        self._datastore.watch(lambda image: infer.state(image, held=self._holds.holds(image)))
+        return dict(strategies(self._holds, infer.serving))
+
+    def init_scoring_methods(self) -> dict[str, Any]:
+        """How good the version in service is, by the labels of this server."""
+        self.history = ScoreHistory(self.workspace / "scores.json")
+        return {MODEL: ScoreModel(self._infers[MODEL], self.history)}
+
+    def init_batch_infer(self) -> Any:
+        """Many images at once; for MONAI Label's own launcher, in a process of its own."""
+        return BatchRead(self._infers[MODEL])
 
     def on_init_complete(self) -> None:
         """Clears what an earlier server left and warms the model up."""
@@ -103,11 +130,15 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         began = time.monotonic()
         self._infers[MODEL].warm_up()
         logger.info("The model is warm after %.1f s", time.monotonic() - began)
+        self.background.start()
 
     def info(self) -> dict[str, Any]:
         """What `/info/` says: models, training, labels, and what the server is made of."""
         device = {"asked_for": self.device, **self._device}
-        return {**super().info(), "software": self._software, "device": device}
+        info = {**super().info(), "software": self._software, "device": device}
+        for model in info["models"].values():
+            model["scores"] = self.history.shown()
+        return info
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """The findings in one image; MONAI Label deletes the file after its reply."""
@@ -117,11 +148,10 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         store = datastore or self._datastore
         image, known = request.get("image"), True
         if isinstance(image, str) and self._was_uploaded(image):
-            path, root, known = image, str(Path(image).parent), False
+            source, known = ImageFile(Path(image), Path(image).parent), False
         else:
-            path = store.get_image_uri(image)
-            root = str(store.catalogue.roots[store.entry(image).root])
-        file, document = task({**request, "image": path, "root": root})
+            source = listed(store, image)
+        file, document = task({**request, "source": source})
         label = file
         if file and known and request.get("save_label") in (True, "true"):
             tag = request.get("label_tag") or DefaultLabelTag.ORIGINAL.value
@@ -139,7 +169,43 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """What goes into the reply to a submission."""
+        if self._datastore.labels.current(image_id) is not None:
+            self._holds.release(image_id)
         return dict(self._datastore.acknowledgement())
+
+    def start_batch(self, model: str, images: str, settings: dict[str, Any]) -> Job:
+        """Begins to read many images; 429 while that goes on already."""
+        self._need_model(model)
+        device = check_device(settings.get("device") or self.device)
+        chosen = chosen_images(self._datastore, images)
+        request = {"model": model, "images": images, "device": device}
+        job = Job("batch_infer", request, total=len(chosen))
+        return self._begin(
+            job, read_all(self._infers[model], self._datastore, chosen, job, device=device)
+        )
+
+    def start_scoring(self, model: str) -> Job:
+        """Begins to score the version in service; 409 without labels, 429 while it is scored."""
+        self._need_model(model)
+        if not self._datastore.labels.labelled():
+            raise HTTPException(409, "There is no label to score the model against yet")
+        job = Job("scoring", {"method": model})
+        return self._begin(job, score(self._infers[model], self._datastore, self.history, job))
+
+    def _begin(self, job: Job, steps: Steps) -> Job:
+        try:
+            return self.background.begin(job, steps)
+        except Busy as error:
+            raise HTTPException(429, str(error)) from error
+
+    def _idle_steps(self) -> Steps:
+        infer, store = self._infers[MODEL], self._datastore
+        yield from self._idle_reading.steps()
+        if is_due(infer, store, self.history):
+            yield from score(infer, store, self.history, Job("scoring", {"method": MODEL}))
+
+    def _trains(self) -> bool:
+        return bool(self._trainers[MODEL].stats().get("state") == "running")
 
     def bring_back(self, model: str, version: str) -> dict[str, Any]:
         """Takes a version into service; 404 for one that is not there, 409 past the gate."""

@@ -115,7 +115,7 @@ def serve(
                 requests.get(f"{url}/info/", timeout=60)
                 break
             assert process.poll() is None, log.read_text()[-4000:]
-            assert time.monotonic() - began < 180, log.read_text()[-4000:]
+            assert time.monotonic() - began < 600, log.read_text()[-4000:]
             time.sleep(0.1)
         yield Server(process, url, log, time.monotonic() - began)
     finally:

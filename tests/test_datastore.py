@@ -147,7 +147,7 @@ def test_studies_are_found_as_they_come(store: MammogramStore, studies: Path) ->
     assert Path(store.get_image_uri("1.2.840.2")) == studies / "a" / "b" / "1.2.840.99"
     info = store.get_image_info("1.2.840.3")
     assert (info["width"], info["height"], info["laterality"], info["view"]) == (96, 128, "L", "CC")
-    assert info["state"] == "unlabelled"
+    assert info["state"] == "new"
     assert info["name"] == "1.2.840.3.dcm"
 
 

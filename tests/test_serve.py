@@ -187,7 +187,9 @@ def test_it_answers_while_the_model_runs(server: Server) -> None:
     replies: list[int] = []
 
     def ask() -> None:
-        replies.append(server.post(f"{MODEL}?image={IMAGE}&output=json").status_code)
+        fresh = {"params": '{"fresh": true}'}  # not from what it has read before
+        path = f"{MODEL}?image={IMAGE}&output=json"
+        replies.append(server.post(path, data=fresh).status_code)
 
     readers = [threading.Thread(target=ask) for _ in range(6)]
     for reader in readers:

@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         )
         self.notes = Notes(workspace / "info")
         self._accepted = threading.local()
+        self._reading_of: Callable[[str], dict[str, Any]] = lambda image: {"state": "new"}
+
+    def watch(self, reading_of: Callable[[str], dict[str, Any]]) -> None:
+        """`reading_of` says of an image without a label its state, and what the model saw."""
+        self._reading_of = reading_of
 
     def _sides_told(self) -> list[tuple[str, str | None]]:
         return [(str(v.image["patient_key"]), v.side) for v in self.labels.records(FINAL)]
@@ -114,12 +120,15 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         image = entry.image or {}
         label = self.labels.current(image_id)
         suffix = image_suffix(entry.path) or ".dcm"
+        notes = self.notes.of_image(image_id)
+        notes.pop("strategy", None)  # in a reply it would hide the name of the one that chose
         return {
-            **self.notes.of_image(image_id),
+            **notes,
             "name": image_id if image_id.lower().endswith(suffix) else image_id + suffix,
             **{k: image.get(k) for k in ("width", "height", "spacing_mm")},
             **{k: image.get(k) for k in ("laterality", "view", "patient_key")},
-            "state": "labelled" if label else "unlabelled",
+            **self._reading_of(image_id),
+            **({"state": "labelled"} if label else {}),
             "annotator": label.annotator if label else None,
             "time": label.time if label else None,
             "version": label.version if label else None,

@@ -6,80 +6,63 @@ import logging
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nrrd
 import numpy as np
-import torch
 from fastapi import HTTPException
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
+from ftmtl.active import figures_of
 from ftmtl.datasets.labels import LABEL_SUFFIX
-from ftmtl.findings import Findings, decode_rle
+from ftmtl.findings import Findings, ImageInfo, decode_rle
 from ftmtl.label_file import write_label_file
-from ftmtl.mammogram import Mammogram, UnreadableMammogram, read_mammogram
+from ftmtl.mammogram import (
+    Mammogram,
+    MammogramHeader,
+    UnreadableMammogram,
+    read_header,
+    read_mammogram,
+)
 from ftmtl.patient_key import PatientKey
-from ftmtl.predict import InvalidBoxes, Predictor
+from ftmtl.predict import InvalidBoxes, Predictor, image_info
+from ftmtl.reading import Reading
 
-from .models import MODEL, ModelRegistry, ModelVersion
+from .datastore import MammogramStore
+from .models import MODEL, ModelRegistry, ModelVersion, sha256_of
+from .question import Question, check_device
+from .readings import Digests, Readings
+from .tables import Serving, Table, Tables
+from .turns import Turns
 
 logger = logging.getLogger(__name__)
 
 LABELS = {"benign": 1, "malignant": 2}
-MOST_BOXES = 200
+
+Turn = Callable[[], AbstractContextManager[None]]
+Read = TypeVar("Read", Mammogram, MammogramHeader)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What a request asks, checked."""
+@dataclass(frozen=True)
+class ImageFile:
+    """Where an image lies; `image` is what the work list knows of it, None for an upload."""
 
-    boxes: list[list[float]] | None = None
-    threshold: float | None = None
-    max_findings: int | None = None
-    device: str = "auto"
-    extension: str = LABEL_SUFFIX  # of the file that goes with the answer
-    compress: bool = True
-    json_alone: bool = False
-
-    @classmethod
-    def of(cls, request: dict[str, Any], *, device: str) -> Question:
-        """The question in a request; 400 with the reason where a part of it makes no sense."""
-        boxes = request.get("boxes")
-        if boxes is not None:
-            if not isinstance(boxes, list) or not 0 < len(boxes) <= MOST_BOXES:
-                raise HTTPException(400, f"boxes is a list of 1 to {MOST_BOXES} [x, y, w, h]")
-            for box in boxes:
-                if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
-                    raise HTTPException(400, f"A box is [x, y, width, height], not {box!r}")
-                if box[2] <= 0 or box[3] <= 0:
-                    raise HTTPException(400, f"The box {box!r} has no area")
-            boxes = [[float(v) for v in box] for box in boxes]
-        threshold = request.get("threshold")
-        if threshold is not None and not (_is_number(threshold) and 0 <= threshold <= 1):
-            raise HTTPException(400, "threshold is a number from 0 to 1")
-        most = request.get("max_findings")
-        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-            raise HTTPException(400, "max_findings is a whole number from 1")
-        extension = request.get("result_extension") or LABEL_SUFFIX
-        if extension not in (LABEL_SUFFIX, ".nrrd"):
-            raise HTTPException(400, f"result_extension is {LABEL_SUFFIX} or .nrrd (a label map)")
-        return cls(
-            boxes=boxes,
-            threshold=None if threshold is None else float(threshold),
-            max_findings=most,
-            device=check_device(request.get("device") or device),
-            extension=extension,
-            compress=bool(request.get("result_compress", True)),
-            json_alone=request.get("output") == "json",
-        )
+    path: Path
+    root: Path
+    image: ImageInfo | None = None
 
 
 class FindMasses(InferTask):  # type: ignore[misc]
     """Boxes, masks and malignancy of the masses in a mammogram."""
 
-    def __init__(self, registry: ModelRegistry, key: PatientKey, *, device: str) -> None:
+    def __init__(
+        self, registry: ModelRegistry, key: PatientKey, workspace: Path, *, device: str
+    ) -> None:
+        """What the model has seen is kept below `workspace`."""
         super().__init__(
             type=InferType.SEGMENTATION,
             labels=LABELS,
@@ -87,6 +70,10 @@ class FindMasses(InferTask):  # type: ignore[misc]
             description="Breast masses in a mammogram: box, mask, benign or malignant",
         )
         self.registry, self.key, self.device = registry, key, check_device(device)
+        self.readings = Readings(workspace / "readings")
+        self.digests = Digests(workspace / "digests.json")
+        self.tables = Tables(workspace / "tables")
+        self.turns = Turns()
         self._loaded: dict[str, tuple[ModelVersion, Predictor]] = {}
         self._loading = threading.Lock()
 
@@ -109,6 +96,7 @@ class FindMasses(InferTask):  # type: ignore[misc]
                 for v in self.registry.versions()
             ],
             "publications": self.registry.publications(),
+            "images_read": len(self.table()) if current else 0,
         }
 
     def get_path(self, validate: bool = True) -> str | None:
@@ -127,11 +115,32 @@ class FindMasses(InferTask):  # type: ignore[misc]
         self.predictor(self.device)(nobody, boxes=[[100, 400, 200, 200]])
         self.predictor(self.device)(nobody)
 
-    def predictor(self, device: str) -> Predictor:
-        """The model in service, loaded; again when another version has been published."""
+    def in_service(self) -> ModelVersion:
+        """The version in service; 503 where there is none."""
         current = self.registry.current()
         if current is None:
             raise HTTPException(503, "No version of the model is in service")
+        return current
+
+    def table(self) -> Table:
+        """The table of the version in service."""
+        current = self.in_service()
+        return self.tables.current(current.sha256, current.version)
+
+    def serving(self) -> Serving:
+        """The table to choose from."""
+        current = self.in_service()
+        return self.tables.serving(current.sha256, current.version)
+
+    def state(self, image_id: str, *, held: bool) -> dict[str, Any]:
+        """What a work list shows of an image: its state, and its verdict where it was read."""
+        row = self.table().figures(image_id)
+        state = "held" if held else "new" if row is None else "read"
+        return {"state": state, "malignancy": None if row is None else float(row["malignancy"])}
+
+    def predictor(self, device: str) -> Predictor:
+        """The model in service, loaded; again when another version has been published."""
+        current = self.in_service()
         with self._loading:
             loaded = self._loaded.get(device)
             if loaded is None or loaded[0].sha256 != current.sha256:
@@ -142,63 +151,141 @@ class FindMasses(InferTask):  # type: ignore[misc]
             return loaded[1]
 
     def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-        """The answer to a request whose `image` is a path that the app has vouched for.
+        """The answer to a request whose `source` the app has vouched for.
 
         Returns the file (None where only JSON is wanted; the caller deletes it) and the document.
         """
         question = Question.of(request, device=self.device)
+        source: ImageFile = request["source"]
         began = time.monotonic()
-        mammogram = read(Path(request["image"]), request.get("root"))
-        was_read = time.monotonic()
-        try:
-            findings = self.predictor(question.device)(
-                mammogram,
-                boxes=question.boxes,
-                threshold=question.threshold,
-                max_findings=question.max_findings,
-                patient_key=self.key.of(mammogram),
+        predictor = self.predictor(question.device)
+        if question.boxes is not None:
+            findings = self._describe(predictor, source, question.boxes)
+        else:
+            reading, image, _ = self._reading(
+                predictor, source, turn=self.turns.reader, fresh=question.fresh
             )
-        except InvalidBoxes as error:
-            raise HTTPException(400, str(error)) from error
+            findings = predictor.findings(
+                reading, image, threshold=question.threshold, max_findings=question.max_findings
+            )
         was_found = time.monotonic()
         file = None if question.json_alone else _write(findings, question)
         document = findings.to_json()
         if question.extension != LABEL_SUFFIX:
             document["label_names"] = LABELS  # the stock plugin reads a label map by it
         logger.info(
-            "%d findings: read %.3f s, model %.3f s, wrote %.3f s",
-            len(findings.findings),
-            *(was_read - began, was_found - was_read, time.monotonic() - was_found),
+            "%d findings after %.3f s, written in %.3f s",
+            len(findings.findings), was_found - began, time.monotonic() - was_found,
         )
         return file, document
+
+    def remember(
+        self, image_id: str, source: ImageFile, *, device: str | None = None, mirrored: bool = False
+    ) -> bool:
+        """Sees to it that an image's reading is kept and stands in the table.
+
+        `mirrored` reads its mirror image too, for the disagreement. Whether the network was
+        spared. 422 where the image cannot be read.
+        """
+        predictor = self.predictor(device or self.device)
+        reading, _, was_known = self.recall(predictor, source)
+        if mirrored:
+            with self.turns.other():
+                other = predictor.read_mirrored(read(source.path, source.root))
+            self._enter(predictor, image_id, source, reading, other)
+        elif not self.table().knows(image_id, self.digests.of(source.path)):
+            self._enter(predictor, image_id, source, reading)
+        return was_known and not mirrored
+
+    def recall(self, predictor: Predictor, source: ImageFile) -> tuple[Reading, ImageInfo, bool]:
+        """An image's reading, made now if it is not known; no reader waits for more than it."""
+        return self._reading(predictor, source, turn=self.turns.other)
+
+    def save(self) -> None:
+        """Keeps the table and the digests for the next start; a full disk costs time then."""
+        try:
+            self.tables.save()
+            self.digests.save()
+        except OSError as error:
+            logger.warning("The table could not be kept: %s", error)
+
+    def _describe(
+        self, predictor: Predictor, source: ImageFile, boxes: list[list[float]]
+    ) -> Findings:
+        with self.turns.reader():
+            mammogram = read(source.path, source.root)
+            try:
+                return predictor(mammogram, boxes=boxes, patient_key=self.key.of(mammogram))
+            except InvalidBoxes as error:
+                raise HTTPException(400, str(error)) from error
+
+    def _reading(
+        self, predictor: Predictor, source: ImageFile, *, turn: Turn, fresh: bool = False
+    ) -> tuple[Reading, ImageInfo, bool]:
+        """What the model sees in an image, what the image is, and whether both were known."""
+        model = predictor.model.sha256
+        try:
+            listed = source.image is not None
+            digest = self.digests.of(source.path) if listed else sha256_of(source.path)
+        except OSError as error:
+            raise HTTPException(404, "The file of the image has gone") from error
+        facts: Mammogram | MammogramHeader | None = None
+        reading = None if fresh else self.readings.get(model, digest)
+        if reading is None:
+            with turn():
+                # Somebody who stood before us in line may have asked the same.
+                reading = None if fresh else self.readings.get(model, digest)
+                if reading is None:
+                    facts = mammogram = read(source.path, source.root)
+                    reading = predictor.read(mammogram)
+                    self.readings.put(model, digest, reading)
+        was_known = facts is None
+        if source.image is not None:
+            if not was_known:
+                self._enter(predictor, source.image.id, source, reading)
+            return reading, source.image, was_known
+        facts = facts or _readable(read_header, source.path, source.root)
+        return reading, image_info(facts, self.key.of(facts)), was_known
+
+    def _enter(
+        self,
+        predictor: Predictor,
+        image_id: str,
+        source: ImageFile,
+        reading: Reading,
+        mirrored: Reading | None = None,
+    ) -> None:
+        """Sets the image's row, unless another version went into service meanwhile."""
+        table = self.table()
+        if table.model == predictor.model.sha256:
+            row = figures_of(
+                reading, threshold=predictor.default_threshold, mirrored=mirrored
+            )
+            table.put(image_id, self.digests.of(source.path), row, reading.features)
 
     def _metadata(self) -> dict[str, Any]:
         loaded = self._loaded.get(self.device)
         return dict(loaded[1].metadata) if loaded else {}
 
 
-def read(path: Path, root: str | None) -> Mammogram:
+def read(path: Path, root: Path) -> Mammogram:
     """The mammogram; 422 with the reason, and without the server's folders, where it is none."""
+    return _readable(read_mammogram, path, root)
+
+
+def _readable(reader: Callable[..., Read], path: Path, root: Path) -> Read:
     try:
-        return read_mammogram(path, root=Path(root) if root else None)
+        return reader(path, root=root)
     except UnreadableMammogram as error:
         reason = f"The image cannot be read: {error.reason}. {error.remedy}"
         raise HTTPException(422, reason) from error
 
 
-def check_device(device: Any) -> str:
-    """A name that torch knows and this machine has; else 400."""
-    if device in ("auto", "cpu"):
-        return str(device)
-    cards = torch.cuda.device_count()
-    if device == "cuda" and cards:
-        return "cuda"
-    names = {f"cuda:{i}": f"cuda:{i}" for i in range(cards)}
-    names |= {torch.cuda.get_device_name(i): f"cuda:{i}" for i in range(cards)}
-    if isinstance(device, str) and device in names:
-        return names[device]
-    known = ", ".join(["auto", "cpu", *names])
-    raise HTTPException(400, f"There is no device {device!r}. Devices: {known}")
+def listed(store: MammogramStore, image_id: Any) -> ImageFile:
+    """An image of the work list; 404 where there is none, 400 for what cannot be an id."""
+    path = Path(store.get_image_uri(image_id))
+    root = store.catalogue.roots[store.entry(image_id).root]
+    return ImageFile(path, root, store.image_info(image_id))
 
 
 def _write(findings: Findings, question: Question) -> str:
@@ -227,7 +314,3 @@ def _write_label_map(file: Path, findings: Findings, *, compress: bool) -> None:
         "encoding": "gzip" if compress else "raw",
     }
     nrrd.write(str(file), pixels.T[:, :, None], header, compression_level=1)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)

@@ -9,7 +9,7 @@ from fastapi import HTTPException
 
 from ftmtl.config import Preset, Stage
 
-from .infer import check_device
+from .question import check_device
 
 STAGES = {
     "proposals": Stage(name="proposals", trains=("rpn",), minimises=("proposal",), epochs=1),

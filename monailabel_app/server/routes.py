@@ -27,6 +27,8 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import tasks
 from starlette.responses import Response
 
+from monailabel_app.lib import job_routes
+
 from .access import LOOPBACK_NAMES, Guard, sign_in
 from .limits import BodyLimits
 from .log import RequestLog
@@ -67,8 +69,9 @@ def create_app(
         openapi_url="/openapi.json" if loopback else None,
         lifespan=_lifespan,
     )
-    # One model, first come first served; and trainings are started one after the other.
-    pools = {infer: ThreadPoolExecutor(1, "model"), train: ThreadPoolExecutor(1, "train")}
+    # Readers wait in line at the model itself, so that what it knows already is answered at once;
+    # trainings are started one after the other.
+    pools = {infer: ThreadPoolExecutor(16, "reader"), train: ThreadPoolExecutor(1, "train")}
     others = ThreadPoolExecutor(8, "request")
     for module in SERVED:
         for route in module.router.routes:
@@ -88,6 +91,7 @@ def create_app(
     server.add_api_route(
         "/versions/{model}/{version}", bring_back, methods=["POST"], tags=["Model"]
     )
+    server.include_router(job_routes.router)
     metrics = Metrics(lambda: dict(app_instance().info()))
     server.add_api_route("/metrics", metrics.page, methods=["GET"], response_class=Response)
     if token is not None:

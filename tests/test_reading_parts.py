@@ -1,0 +1,273 @@
+"""The parts of reading that need no server: turns, kept readings, the table, holds, scores."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import cohen_kappa_score
+
+from ftmtl.active import FEATURES, figures_of
+from ftmtl.evaluation.agreement import agreement
+from ftmtl.evaluation.inputs import parse_predictions, parse_truth
+from ftmtl.reading import Candidate, Reading
+from monailabel_app.lib.background import Background, Busy, Job
+from monailabel_app.lib.models import ModelRegistry
+from monailabel_app.lib.readings import Digests, Readings
+from monailabel_app.lib.scoring import ScoreHistory, taught_since
+from monailabel_app.lib.strategies import Holds, strategies
+from monailabel_app.lib.tables import Table, Tables
+from monailabel_app.lib.turns import Turns
+
+OLD, NEW, IMAGE = "a" * 64, "b" * 64, "c" * 64
+
+
+def reading(score: float = 0.6) -> Reading:
+    candidate = Candidate((1.0, 2.0, 30.0, 40.0), np.array([1 - score, score / 2, score / 2]), 0.5,
+                          np.full((28, 28), 0.25, np.float32))
+    return Reading((candidate,), (score,), np.eye(1, FEATURES, dtype=np.float32)[0])
+
+
+def fill(table: Table, *images: str) -> None:
+    for number, image in enumerate(images):
+        table.put(image, IMAGE, figures_of(reading(0.1 + number / 10), threshold=0.5),
+                  reading().features)
+
+
+def test_readers_go_first_and_in_order() -> None:
+    turns, order = Turns(), []
+    waits = threading.Event()
+
+    def take(name: str, *, reads: bool) -> None:
+        with turns.reader() if reads else turns.other():
+            order.append(name)
+
+    threads = []
+    with turns.other():
+        for name, reads in (("batch", False), ("ann", True), ("bob", True), ("cat", True)):
+            threads.append(threading.Thread(target=take, args=(name,), kwargs={"reads": reads}))
+            threads[-1].start()
+            waits.wait(0.1)
+        assert turns.quiet_for() == 0 and not order
+    for thread in threads:
+        thread.join()
+    assert order == ["ann", "bob", "cat", "batch"]
+    assert turns.quiet_for() > 0
+
+
+def test_readings_are_bounded_and_the_unused_go_first(tmp_path: Path) -> None:
+    one = Readings(tmp_path / "one")
+    one.put(OLD, IMAGE, reading())
+    size = next((tmp_path / "one").glob("*/*.npz")).stat().st_size
+    kept = Readings(tmp_path / "kept", most_bytes=5 * size)
+    names = [f"{n:064x}" for n in range(8)]
+    for name in names:
+        kept.put(OLD, name, reading())
+        assert kept.get(OLD, names[0]) is not None  # always in use
+        time.sleep(0.01)
+    there = {file.stem for file in (tmp_path / "kept").glob("*/*.npz")}
+    assert names[0] in there and names[-1] in there and names[1] not in there
+    assert len(there) <= 5
+    (tmp_path / "kept" / OLD[:16] / ".x.npz.1.part").write_text("cut off")
+    again = Readings(tmp_path / "kept", most_bytes=5 * size)
+    assert not list((tmp_path / "kept").glob("*/.*"))
+    assert again.get(OLD, names[-1]) is not None and again.get(NEW, names[-1]) is None
+
+
+def test_digests_follow_the_content(tmp_path: Path) -> None:
+    file, memo = tmp_path / "x.dcm", tmp_path / "digests.json"
+    file.write_bytes(b"one")
+    digests = Digests(memo)
+    first = digests.of(file)
+    digests.save()
+    assert Digests(memo).of(file) == first and "x.dcm" not in memo.read_text()
+    file.write_bytes(b"two!")
+    assert Digests(memo).of(file) != first
+    memo.write_text("{")
+    assert Digests(memo).of(file) != first
+
+
+def test_a_table_is_kept_and_the_older_serves_until_the_new_is_filled(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    fill(tables.current(OLD, "1"), *"xyz")
+    tables.save()
+    assert not tables.serving(OLD, "1").older
+    again = Tables(tmp_path)
+    table = again.current(OLD, "1")
+    assert len(table) == 3 and table.knows("y", IMAGE) and not table.knows("y", NEW)
+    work, images = table.work(["z", "x", "new"], ["y"])
+    assert [images[i] for i in work.free] == ["z", "x"] and [images[i] for i in work.done] == ["y"]
+    assert work.figures[work.free[0]]["malignancy"] == pytest.approx(0.3)
+    fill(again.current(NEW, "2"), "x")
+    serving = again.serving(NEW, "2")
+    assert serving.older and serving.table.version == "1"
+    again.save()
+    assert Tables(tmp_path).serving(NEW, "2").older  # also after a restart
+    fill(again.current(NEW, "2"), *"xyz")
+    assert not again.serving(NEW, "2").older
+    # Studies that went away never come back: a filled table is the one that counts.
+    fewer = Tables(tmp_path)
+    fewer.current(NEW, "2")
+    fewer.filled()
+    assert not fewer.serving(NEW, "2").older
+    (tmp_path / f"{NEW[:16]}.npz").write_bytes(b"PK damaged")
+    assert len(Tables(tmp_path).current(NEW, "2")) == 0
+
+
+def test_a_disagreement_that_is_known_is_not_lost(tmp_path: Path) -> None:
+    table = Table(OLD, "1")
+    row = figures_of(reading(), threshold=0.5, mirrored=reading(0.5))
+    table.put("x", IMAGE, row, reading().features)
+    fill(table, "x")
+    figures = table.figures("x")
+    assert figures is not None and figures["disagreement"] == pytest.approx(0.1)
+    table.put("x", NEW, figures_of(reading(), threshold=0.5), reading().features)  # another file
+    figures = table.figures("x")
+    assert figures is not None and np.isnan(figures["disagreement"])
+
+
+def test_with_an_empty_table_the_first_image_is_given_and_that_is_said(tmp_path: Path) -> None:
+    tables = Tables(tmp_path / "tables")
+    holds = Holds(tmp_path / "holds.json")
+    known = strategies(holds, lambda: tables.serving(OLD, "1"))
+
+    class Store:  # two images, no label: what a strategy asks of the real one
+        class labels:  # noqa: N801
+            @staticmethod
+            def labelled() -> list[str]:
+                return []
+
+        def get_unlabeled_images(self, tag: str | None) -> list[str]:
+            return ["x", "y"]
+
+    for name in ("uncertainty", "disagreement", "diversity", "mixed", "suspicious"):
+        reply = known[name]({"client_id": "ann"}, Store())  # type: ignore[arg-type]
+        assert reply is not None and reply["id"] == "x" and "not known yet" in reply["reason"]
+    fill(tables.current(OLD, "1"), "y")
+    reply = known["suspicious"]({"client_id": "ann"}, Store())  # type: ignore[arg-type]
+    assert reply is not None and reply["id"] == "y"
+    assert "1 more have not been read" in reply["reason"]
+
+
+def test_holds_end_and_outlive_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "holds.json"
+    holds = Holds(file)
+
+    def first(free: list[str]) -> tuple[str, str]:
+        return free[0], "first"
+
+    assert holds.take("ann", ["x", "y"], first)[0][0] == "x"  # type: ignore[index]
+    assert Holds(file).take("bob", ["x", "y"], first)[0][0] == "y"  # type: ignore[index]
+    assert Holds(file).take("cat", ["x", "y"], first) is None
+    holds = Holds(file)
+    holds.release("x")
+    assert not holds.holds("x") and holds.holds("y")
+    assert Holds(file).take("cat", ["x", "y"], first)[0][0] == "x"  # type: ignore[index]
+    short = Holds(tmp_path / "short.json", seconds=0.01)
+    short.take("ann", ["x"], first)
+    time.sleep(0.02)
+    assert short.take("bob", ["x"], first) is not None
+    file.write_text("[1]")
+    assert Holds(file).images() == []
+
+
+def test_jobs_wait_for_nobody_but_readers_and_idle_work_for_quiet() -> None:
+    done: list[str] = []
+    quiet = [0.0]
+
+    def idle():  # type: ignore[no-untyped-def]
+        done.append("idle")
+        yield
+
+    def steps(job: Job):  # type: ignore[no-untyped-def]
+        for _ in range(3):
+            job.done += 1
+            yield
+        return "result"
+
+    def broken():  # type: ignore[no-untyped-def]
+        yield
+        raise RuntimeError("no disk")
+
+    background = Background(
+        idle, quiet_for=lambda: quiet[0], rests=lambda: False, at_end=lambda: done.append("end")
+    )
+    job, other = Job("batch", {}, total=3), Job("scoring", {})
+    background.begin(job, steps(job))
+    with pytest.raises(Busy, match="batch"):
+        background.begin(Job("batch", {}), idle())
+    background.begin(other, broken())
+    background.start()
+    for _ in range(200):
+        if not other.runs:
+            break
+        time.sleep(0.02)
+    assert (job.status, job.done, job.result) == ("DONE", 3, "result")
+    assert (other.status, other.reason) == ("ERROR", "no disk")
+    assert not done  # somebody read a moment ago
+    quiet[0] = 99.0
+    for _ in range(200):
+        if done:
+            break
+        time.sleep(0.02)
+    assert done
+    background.stop()
+    assert done[-1] == "end"
+
+
+# Scores ---------------------------------------------------------------------------------------
+
+
+def test_agreement_counts_by_hand_and_kappa_is_cohens() -> None:
+    """Five masses of the reader, six findings of the model on one image; three below the line."""
+    def place(x: float) -> list[float]:
+        return [x, 10.0, 20.0, 20.0]
+
+    truth = parse_truth({
+        "images": [{"id": 1, "width": 1000, "height": 50}],
+        "annotations": [
+            {"id": n, "image_id": 1, "bbox": place(100 * n), "category_id": category}
+            for n, category in enumerate((1, 2, 2, 1, 1))
+        ],
+    })
+    said = [(0, 1, 0.9), (100, 2, 0.8), (200, 1, 0.7), (300, 1, 0.6),  # one called otherwise
+            (700, 2, 0.9),  # nothing there
+            (400, 1, 0.1)]  # too faint to be shown
+    predictions = parse_predictions([
+        {"image_id": 1, "bbox": place(x), "category_id": category, "score": score,
+         "scores": [1 - score, score / 2, score / 2]}
+        for x, category, score in said
+    ], truth)
+    shown_as = np.array([category for _, category, _ in said])
+    found = agreement(truth, predictions, shown_as, 0.5)
+    assert {k: found[k] for k in ("accepted", "reclassified", "rejected", "added")} == {
+        "accepted": 3, "reclassified": 1, "rejected": 1, "added": 1
+    }
+    # 3 of 4 agree; by chance (2·3 + 2·1)/16 would: (0.75 − 0.5) / (1 − 0.5).
+    assert found["kappa"] == pytest.approx(0.5)
+    assert found["kappa"] == pytest.approx(cohen_kappa_score([1, 2, 2, 1], [1, 2, 1, 1]))
+    alone = agreement(truth, predictions, shown_as, 0.85)
+    assert alone["kappa"] is None and alone["reason"] and alone["added"] == 4
+
+
+def test_the_history_keeps_a_row_for_each_version_and_set_of_labels(tmp_path: Path) -> None:
+    history = ScoreHistory(tmp_path / "scores.json")
+    assert history.rows() == []
+    for sha, labels in ((OLD, {"x": 1}), (OLD, {"x": 1}), (OLD, {"x": 2}), (NEW, {"x": 2})):
+        history.add({"sha256": sha, "labels": labels, "unseen_images": ["x"], "tpr": {}})
+    rows = ScoreHistory(tmp_path / "scores.json").rows()
+    assert [(r["sha256"], r["labels"]["x"]) for r in rows] == [(OLD, 1), (OLD, 2), (NEW, 2)]
+    assert all("unseen_images" not in row for row in history.shown())
+
+
+def test_only_a_training_has_seen_labels(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    weights = tmp_path / "w"
+    weights.write_bytes(b"1")
+    starter = registry.add(weights, origin="starter")
+    taught = registry.add(weights, origin="training", parent=starter.version)
+    assert taught_since(registry, starter) == ""
+    assert taught_since(registry, taught) == taught.time
