@@ -8,7 +8,11 @@ without these.
 
 from __future__ import annotations
 
+import os
 import sys
+
+# As `ftmtl` does, and for the processes that the server starts; it is read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import uvicorn
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ftmtl.config import RECOMMENDED
 from ftmtl.network.model import build
 from ftmtl.weights_file import save_weights
 
+SECONDS_TO_START = 900  # seconds on a machine of one's own, minutes on a crowded one
 APP = Path(__file__).resolve().parent.parent / "monailabel_app"
 
 
@@ -85,8 +86,12 @@ def serve(
     weights: Path,
     stock: bool = False,
     port: int | None = None,
+    options: Sequence[str | Path] = (),
 ) -> Iterator[Server]:
-    """Starts `ftmtl-serve`, or MONAI Label's own server, and waits until it answers."""
+    """Starts `ftmtl-serve`, or MONAI Label's own server, and waits until it answers.
+
+    `options` are more of the launcher's.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", port or 0))
         port = free.getsockname()[1]
@@ -97,6 +102,7 @@ def serve(
     else:
         command = ["-m", "monailabel_app.serve", "--studies", studies, "--workspace", workspace]
         command += ["--weights", weights, "--device", "cpu", "--port", port]
+        command += options
     log = folder / f"server-{port}.log"
     environment = {**os.environ, "PYTHONPATH": str(APP.parent)}
     began = time.monotonic()
@@ -108,14 +114,15 @@ def serve(
             env=environment,
             cwd=folder,
         )
-    url = f"http://127.0.0.1:{port}"
+    secure = "--tls-cert" in options
+    url = f"{'https' if secure else 'http'}://127.0.0.1:{port}"
     try:
         while True:
             with contextlib.suppress(requests.ConnectionError):
-                requests.get(f"{url}/info/", timeout=60)
+                requests.get(f"{url}/info/", timeout=60, verify=False)
                 break
             assert process.poll() is None, log.read_text()[-4000:]
-            assert time.monotonic() - began < 600, log.read_text()[-4000:]
+            assert time.monotonic() - began < SECONDS_TO_START, log.read_text()[-4000:]
             time.sleep(0.1)
         yield Server(process, url, log, time.monotonic() - began)
     finally:

@@ -1,17 +1,23 @@
 """What a server answers to mistakes: the reason, a 4xx, and nothing changed."""
 
 import json
+import platform
 import shutil
+import tempfile
 import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
-from serving import Server, random_weights, serve
+from prometheus_client.parser import text_string_to_metric_families
+from serving import APP, Server, random_weights, serve
 from test_datastore import write_dicom, write_label
 
+from ftmtl import __version__
 from ftmtl.findings import ImageInfo
 
 MODEL = "/infer/ft_mtl_net"
@@ -107,8 +113,6 @@ def test_a_file_that_was_torn_since(server: Server) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("post", "/infer/other?image=1.2.840.1", 404),
-        ("post", "/activelearning/other", 404),
         ("post", "/train/other", 404),
         ("post", "/versions/other/1", 404),
         ("post", "/versions/ft_mtl_net/9", 404),
@@ -120,12 +124,6 @@ def test_a_file_that_was_torn_since(server: Server) -> None:
         ("get", "/datastore/label/info?label=nobody&tag=final", 404),
         ("delete", "/datastore/label?id=1.2.840.1&tag=final", 404),
         ("delete", "/datastore/image?id=1.2.840.1", 403),
-        ("get", "/session/..", 404),
-        ("put", "/model/ft_mtl_net", 405),
-        ("delete", "/model/ft_mtl_net", 405),
-        ("post", "/reload", 404),
-        ("get", "/logs/", 404),
-        ("get", "/datastore/dataset", 404),
     ],
 )
 def test_what_is_not_there(server: Server, method: str, path: str, status: int) -> None:
@@ -148,10 +146,6 @@ def test_a_training_that_makes_no_sense(server: Server, settings: dict[str, Any]
     refused(server.post("/train/ft_mtl_net", json=settings), 400)
 
 
-def test_a_training_without_labels(server: Server) -> None:
-    refused(server.post("/train/ft_mtl_net", json={}), 409)
-
-
 def test_a_label_that_is_none(server: Server, folder: Path) -> None:
     other = ImageInfo(id=IMAGE, width=50, height=50)
     wrong = write_label(folder / "wrong.seg.nrrd", other, "benign").read_bytes()
@@ -172,6 +166,187 @@ def test_a_label_that_is_none(server: Server, folder: Path) -> None:
     outside = {p.name for p in folder.iterdir()} - {p.name for p in folder.glob("server-*.log")}
     known = {"studies", "workspace", "weights.safetensors", "wrong.seg.nrrd", "good.seg.nrrd"}
     assert outside == known
+
+
+# The failure battery: what MONAI Label's own server answers with 500, or does outside ------------
+
+LABEL = "/datastore/label"
+
+
+def label(server: Server, content: bytes, query: str, **data: str) -> requests.Response:
+    files = {"label": ("label.seg.nrrd", content)}
+    return server.put(f"{LABEL}?{query}", files=files, data=data)
+
+
+def upload(server: Server, content: bytes, name: str = "x.dcm") -> requests.Response:
+    return server.post(MODEL, files={"file": (name, content)})
+
+
+def add(server: Server, content: bytes, query: str) -> requests.Response:
+    return server.put(f"/datastore/image?{query}", files={"file": ("x.dcm", content)})
+
+
+def on_a_full_disk(
+    server: Server, ask: Callable[[Server], requests.Response], room: int
+) -> requests.Response:
+    """The answer where no file of the server can grow beyond so many bytes."""
+    process = psutil.Process(server.process.pid)
+    before = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        return ask(server)
+    finally:
+        process.rlimit(psutil.RLIMIT_FSIZE, before)
+
+
+def a_label(server: Server) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        image = ImageInfo(id=IMAGE, width=96, height=128)
+        return write_label(Path(folder) / "x.seg.nrrd", image, "benign").read_bytes()
+
+
+def a_film(server: Server) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return write_dicom(Path(folder) / "x.dcm", "1.2.840.4711").read_bytes()
+
+
+Row = tuple[Callable[[Server], requests.Response], int]
+BATTERY: dict[str, Row] = {
+    "truncated DICOM": (lambda s: upload(s, a_film(s)[:-9000]), 422),
+    "text as DICOM": (lambda s: upload(s, b"not a mammogram"), 422),
+    "empty DICOM": (lambda s: upload(s, b""), 422),
+    "noise as PNG": (lambda s: upload(s, bytes(range(256)) * 9, "x.png"), 422),
+    "no image named": (lambda s: s.post(MODEL), 400),
+    "unknown image": (lambda s: s.post(f"{MODEL}?image=nobody"), 404),
+    "unknown session": (lambda s: s.post(f"{MODEL}?session_id={uuid.uuid1()}"), 404),
+    "a folder as session": (lambda s: s.post(f"{MODEL}?session_id=../.."), 404),
+    "deletes a folder as session": (lambda s: s.delete("/session/%2e%2e"), 404),
+    "unknown model": (lambda s: s.post(f"/infer/other?image={IMAGE}"), 404),
+    "unknown strategy": (lambda s: s.post("/activelearning/other", json={}), 404),
+    "bad JSON": (lambda s: s.post(f"{MODEL}?image={IMAGE}", data={"params": "{"}), 400),
+    "bad device": (
+        lambda s: s.post(f"{MODEL}?image={IMAGE}", data={"params": '{"device": "tpu"}'}), 400),
+    "garbage as label": (lambda s: label(s, b"garbage", f"image={IMAGE}&tag=final"), 422),
+    "empty label": (lambda s: label(s, b"", f"image={IMAGE}&tag=final"), 422),
+    "label for nobody": (lambda s: label(s, a_label(s), "image=nobody"), 404),
+    "params that are a list": (
+        lambda s: label(s, a_label(s), f"image={IMAGE}", params="[1]"), 400),
+    "tag with a path": (lambda s: label(s, a_label(s), f"image={IMAGE}&tag=../../x"), 400),
+    "no label to learn from": (lambda s: s.post("/train/ft_mtl_net", json={}), 409),
+    "training with a path": (
+        lambda s: s.post("/train/ft_mtl_net", json={"name": "../../../x"}), 409),
+    "training in the request": (lambda s: s.post("/train/ft_mtl_net?run_sync=true"), 400),
+    "train every model": (lambda s: s.post("/train/", json={}), 405),
+    "full disk under an upload": (
+        lambda s: on_a_full_disk(s, lambda s: upload(s, a_film(s)), 1000), 507),
+    "full disk under a label": (
+        lambda s: on_a_full_disk(s, lambda s: label(s, a_label(s), f"image={IMAGE}"), 100), 507),
+    "full disk under a label's record": (
+        lambda s: on_a_full_disk(
+            s, lambda s: label(s, a_label(s), f"image={IMAGE}"), len(a_label(s))), 507),
+    "absolute path": (lambda s: s.post(f"{MODEL}?image=/etc/passwd"), 404),
+    "path upwards": (lambda s: s.post(f"{MODEL}?image=../weights.safetensors"), 404),
+    "path in params": (
+        lambda s: s.post(f"{MODEL}?image={IMAGE}", data={"params": '{"image": "/etc/passwd"}'}),
+        404),
+    "image upwards": (lambda s: add(s, a_film(s), "image=../evil"), 400),
+    "deletes upwards": (lambda s: s.delete("/datastore/image?id=../weights.safetensors"), 404),
+    "deletes a study": (lambda s: s.delete(f"/datastore/image?id={IMAGE}"), 403),
+    "an archive as session": (
+        lambda s: s.put("/session/?uncompress=true", files={"files": ("x.tar", b"")}), 400),
+    "another site": (
+        lambda s: requests.get(s.url + "/info/", headers={"Origin": "http://evil.example"}), 403),
+    "another site's name (DNS rebinding)": (
+        lambda s: requests.get(s.url + "/info/", headers={"Host": "evil.example:8000"}), 403),
+    "reload": (lambda s: s.post("/reload"), 404),
+    "weights over weights": (
+        lambda s: s.put("/model/ft_mtl_net", files={"file": ("x.pt", b"bad")}), 405),
+    "deletes the weights": (lambda s: s.delete("/model/ft_mtl_net"), 405),
+    "all studies in a zip": (lambda s: s.get("/datastore/dataset"), 404),
+    "logs": (lambda s: s.get("/logs/"), 404),
+    "graphics card": (lambda s: s.get("/logs/gpu"), 404),
+    "whole slides": (lambda s: s.post("/infer/wsi/ft_mtl_net", json={}), 404),
+    "proxy": (lambda s: s.get("/proxy/dicom/x"), 404),
+    "OHIF": (lambda s: s.get("/ohif/"), 404),
+    "documentation": (lambda s: s.get("/docs"), 404),
+}
+
+
+def everything_outside(folder: Path) -> dict[str, tuple[int, int]]:
+    """Each file but the workspace's and the log, with size and time."""
+    roots = (folder, APP)
+    files = (file for root in roots for file in root.rglob("*") if file.is_file())
+    passed_over = (folder / "workspace", *folder.glob("server-*.log"))
+    return {
+        str(file): (file.stat().st_size, file.stat().st_mtime_ns)
+        for file in files
+        if "__pycache__" not in file.parts and not any(map(file.is_relative_to, passed_over))
+    }
+
+
+@pytest.mark.parametrize("case", BATTERY)
+def test_the_failure_battery(server: Server, folder: Path, case: str) -> None:
+    ask, status = BATTERY[case]
+    before = everything_outside(folder)
+    versions = list((folder / "workspace" / "models").rglob("*"))
+    refused(ask(server), status)
+    assert everything_outside(folder) == before
+    assert list((folder / "workspace" / "models").rglob("*")) == versions
+    assert not list((folder / "workspace" / "labels").rglob("*.json")), "a label was kept"
+    left = [f for f in (folder / "workspace" / "tmp").iterdir() if f.is_file()]
+    assert not left, "what was uploaded is still there"
+    info = server.get("/info/")
+    assert info.status_code == 200 and info.json()["models"]["ft_mtl_net"]["version"] == "1"
+
+
+def test_after_all_that_it_reads_and_keeps_a_label(server: Server) -> None:
+    assert server.post(f"{MODEL}?image={IMAGE}&output=json").status_code == 200
+    assert server.post("/activelearning/first", json={}).json()["id"]
+    reply = label(server, a_label(server), f"image={IMAGE}&tag=final")
+    assert reply.status_code == 200 and reply.json()["version"] == 1
+    assert server.delete(f"{LABEL}?id={IMAGE}&tag=final").status_code == 200
+
+
+def test_what_it_says_of_itself(server: Server, folder: Path) -> None:
+    info = server.get("/info/").json()
+    assert info["version"] == info["software"]["ftmtl"] == __version__
+    assert info["software"]["python"] == platform.python_version()
+    assert info["software"].keys() >= {"torch", "monai", "monailabel"}
+    assert info["device"]["type"] == "cpu"
+    assert (info["datastore"]["total"], info["datastore"]["completed"]) == (3, 0)
+    session = server.put("/session/", files={"files": ("JANE DOE.dcm", a_film(server))})
+    assert str(folder) not in session.text and "JANE" not in session.text
+    name = session.json()["session_id"]
+    assert server.post(f"{MODEL}?session_id={name}&output=json").status_code == 200
+    assert server.delete(f"/session/{name}").status_code == 200
+
+    before = series(server)
+    server.post(f"{MODEL}?image=JANE^DOE")
+    after = series(server)
+    key = 'ftmtl_requests_total{method="POST",route="/infer/{model}",status="404"}'
+    assert after[key] == before.get(key, 0) + 1
+    assert after["ftmtl_images"] == 3
+    assert after['ftmtl_model_in_service{model="ft_mtl_net",version="1"}'] == 1
+    assert after['ftmtl_training{model="ft_mtl_net"}'] == 0
+
+    rows = [json.loads(line) for line in server.log.read_text().splitlines() if line[:1] == "{"]
+    assert all(row.keys() >= {"time", "level", "message"} for row in rows)
+    requests_made = [row for row in rows if row["message"] == "request"]
+    last = [row for row in requests_made if row["route"] == "/infer/{model}"][-1]
+    assert (last["method"], last["status"]) == ("POST", 404) and last["seconds"] > 0
+    assert "JANE" not in server.log.read_text()
+
+
+def series(server: Server) -> dict[str, float]:
+    """The Prometheus page, by its own parser."""
+    families = text_string_to_metric_families(server.get("/metrics").text)
+    return {
+        f"{s.name}{{{','.join(f'{k}={chr(34)}{v}{chr(34)}' for k, v in sorted(s.labels.items()))}}}"
+        if s.labels
+        else s.name: s.value
+        for family in families
+        for s in family.samples
+    }
 
 
 def test_another_site_is_kept_out(server: Server) -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn.modules.module import register_module_forward_pre_hook
 from training_set import HEIGHT, SAVING, STEPS, TINY, WIDTH, make_set
 
 from ftmtl import __version__
@@ -27,11 +28,12 @@ from ftmtl.config import PAPER, PRESETS, Preset
 from ftmtl.datasets.records import Annotation, ImageRecord
 from ftmtl.device import NoSuchDevice, pick_device
 from ftmtl.network import boxes as box_ops
+from ftmtl.network.backbone import Backbone
 from ftmtl.network.model import build
 from ftmtl.network.rpn import RegionProposalNetwork
 from ftmtl.training import loop
 from ftmtl.training.checkpoints import FILE, UnusableCheckpoint, load_checkpoint
-from ftmtl.training.loop import NothingToTrainOn, Outcome, Progress, train
+from ftmtl.training.loop import NothingToTrainOn, Outcome, OutOfMemory, Progress, train
 from ftmtl.training.samples import BalancedSampler, CanvasCache, Sample, TrainingSet
 from ftmtl.training.stages import learning_rate
 from ftmtl.training.targets import anchor_targets, roi_targets
@@ -278,6 +280,60 @@ def test_max_minutes_stops_after_a_step_with_weights_and_a_state_to_resume(
         with pytest.raises(UnusableCheckpoint, match=r"checkpoint\.pt: not a checkpoint"):
             load_checkpoint(tmp_path, identity="of this run")
     assert load_checkpoint(tmp_path / "new", identity="of this run") is None
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_where_memory_runs_out_the_batch_is_halved_and_the_learning_is_the_same(
+    run: Run, tmp_path: Path, error: Exception
+) -> None:
+    def narrow(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, Backbone) and len(inputs[0]) > 1:
+            raise error
+
+    progress: list[Progress] = []
+    hook = register_module_forward_pre_hook(narrow)
+    try:
+        again(run, tmp_path, on_progress=progress.append)
+    finally:
+        hook.remove()
+    steps = [p for p in progress if p.losses]
+    assert len(steps) == STEPS and {p.images_at_once for p in steps} == {1}
+    assert {p.images_at_once for p in run.progress if p.losses} == {2}
+    halved, whole = tensors(tmp_path), tensors(run.out)
+    start = load_weights(run.start).state
+    for name, value in whole.items():
+        if value.is_floating_point():
+            learned = (value - start[name]).abs().max()
+            assert (halved[name] - value).abs().max() <= 0.05 * learned + 1e-6, name
+
+
+def test_one_image_that_does_not_fit_ends_the_run_with_the_remedy(
+    run: Run, tmp_path: Path
+) -> None:
+    def full(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, Backbone):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = register_module_forward_pre_hook(full)
+    try:
+        with pytest.raises(OutOfMemory, match="does not hold one image"):
+            again(run, tmp_path)
+    finally:
+        hook.remove()
+
+
+def test_after_each_epoch_but_the_last_the_network_is_given(run: Run, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    networks: list[dict[str, torch.Tensor]] = []
+
+    def note(network: torch.nn.Module, progress: Progress) -> None:
+        seen.append((progress.stage, progress.epoch, progress.epochs))
+        networks.append({k: v.clone() for k, v in network.state_dict().items()})
+
+    again(run, tmp_path, on_epoch=note)
+    assert seen == [("proposals", 1, 1), ("heads", 1, 2), ("heads", 2, 2)]
+    assert_equal(tensors(tmp_path), tensors(run.out))
+    assert any(not torch.equal(networks[1][k], networks[2][k]) for k in networks[1])
 
 
 def test_another_seed_or_start_gives_another_network(run: Run, tmp_path: Path) -> None:

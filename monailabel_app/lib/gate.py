@@ -57,6 +57,30 @@ class Verdict:
         return asdict(self)
 
 
+def verdict(
+    truth: Truth, champion: Sequence[dict[str, Any]], candidate: Sequence[dict[str, Any]]
+) -> Verdict:
+    """Of two sets of predictions (COCO results with `scores`) for the images of `truth`."""
+    judged = [judge(truth, parse_predictions(said, truth)) for said in (champion, candidate)]
+    everybody = np.ones((1, truth.patients))
+    before, after = (float(_figure(j, truth, everybody)[0]) for j in judged)
+    weights = patient_weights(truth.patients, REPLICATES, 0)
+    change = _figure(judged[1], truth, weights) - _figure(judged[0], truth, weights)
+    change = change[~np.isnan(change)]
+    error = float(change.std(ddof=1)) if len(change) > 1 else 0.0
+    low, high = np.percentile(change, [2.5, 97.5]) if len(change) else (0.0, 0.0)
+    word = "worse" if after < before - error else "better" if after > before else "not worse"
+    return Verdict(
+        word=word if truth.masses >= FEWEST_MASSES else "not judged",
+        images=truth.images,
+        masses=truth.masses,
+        champion=before,
+        candidate=after,
+        standard_error=error,
+        interval=(float(low), float(high)),
+    )
+
+
 class Gate:
     """The validation images, and what each set of weights says about them."""
 
@@ -73,36 +97,15 @@ class Gate:
 
     def compare(self, champion: Path, candidate: Path) -> Verdict:
         """Both weights on the same images; figures without a verdict where masses are few."""
-        truth = self.truth
-        if truth is None or not truth.masses:
+        if self.truth is None or not self.truth.masses:
             return Verdict(word="not judged", images=len(self.records), masses=0)
-        judged = [
-            judge(truth, parse_predictions(self._predict(weights), truth))
-            for weights in (champion, candidate)
-        ]
-        everybody = np.ones((1, truth.patients))
-        before, after = (float(_figure(j, truth, everybody)[0]) for j in judged)
-        weights = patient_weights(truth.patients, REPLICATES, 0)
-        change = _figure(judged[1], truth, weights) - _figure(judged[0], truth, weights)
-        change = change[~np.isnan(change)]
-        error = float(change.std(ddof=1)) if len(change) > 1 else 0.0
-        low, high = np.percentile(change, [2.5, 97.5]) if len(change) else (0.0, 0.0)
-        word = "worse" if after < before - error else "better" if after > before else "not worse"
-        return Verdict(
-            word=word if self.can_judge else "not judged",
-            images=truth.images,
-            masses=truth.masses,
-            champion=before,
-            candidate=after,
-            standard_error=error,
-            interval=(float(low), float(high)),
-        )
+        return verdict(self.truth, self._predict(champion), self._predict(candidate))
 
-    def write_operating_points(self, weights: Path) -> None:
+    def write_operating_points(self, weights: Path, *, parent: str) -> None:
         """Writes into the weights' card where their thresholds come from.
 
-        They are measured here where the images allow it. Otherwise those of the weights that
-        training began from stay. The temperature always stays: it takes more masses than a gate.
+        They are measured here where the images allow it. Otherwise those of the version `parent`,
+        from which training began, stay. The temperature always stays: it takes more masses than a gate.
         """
         read = load_weights(weights)
         card = dict(read.metadata)
@@ -112,8 +115,9 @@ class Gate:
             card["operating_points"] = operating_points(to_coco(self.records), said)
             card["operating_points_from"] = f"this server's validation side: {held}"
         else:
-            kept = card["operating_points_from"]
-            card["operating_points_from"] = f"{kept}; the validation side is too small: {held}"
+            card["operating_points_from"] = (
+                f"version {parent}; the validation side is too small: {held}"
+            )
         save_weights(weights, read.network(), preset=read.preset, metadata=card)
 
     def _predict(self, weights: Path) -> list[dict[str, Any]]:

@@ -139,7 +139,6 @@ class _Run:
         self.metadata = {
             **begun.metadata,
             "trained_from": parent.to_json(),
-            "operating_points_from": f"version {parent.version}",
         }
         self.gate = Gate(judged, device=asked.device)
         self.published: list[str] = []
@@ -196,7 +195,7 @@ class _Run:
         return verdict
 
     def _add(self, candidate: Path, verdict: Verdict, *, finished: bool) -> ModelVersion:
-        self.gate.write_operating_points(candidate)
+        self.gate.write_operating_points(candidate, parent=self.parent.version)
         return self.registry.add(
             candidate,
             origin="training",

@@ -12,19 +12,21 @@ import inspect
 import json
 import logging
 import re
+import secrets
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import PurePath
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, UploadFile
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from monailabel.endpoints import activelearning, datastore, infer, info, model, session, train
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import tasks
+from starlette.datastructures import UploadFile as UploadedFile
 from starlette.responses import Response
 
 from monailabel_app.lib import job_routes
@@ -137,15 +139,18 @@ def _off_the_loop(
     """
 
     def run(values: dict[str, Any]) -> Any:
-        coroutine = endpoint(**_checked(endpoint.__name__, values))
+        mark = secrets.token_hex(8)
+        coroutine = endpoint(**_checked(endpoint.__name__, values, mark))
         try:
             coroutine.send(None)
         except StopIteration as end:
             return without_folders(end.value) if telling else end.value
         except BaseException:
-            # What it meant to do after its reply, which is to delete what was uploaded.
-            for task in getattr(values.get("background_tasks"), "tasks", ()):
-                task.func(*task.args, **task.kwargs)
+            # It deletes what was uploaded after its reply, which it will not come to.
+            for left in app_instance().uploads.rglob(f"*.{mark}*"):
+                left.unlink(missing_ok=True)
+                with suppress(OSError):  # a session's own folder, empty now
+                    left.parent.rmdir()
             raise
         coroutine.close()
         raise RuntimeError(f"{endpoint.__name__} awaits; it needs the event loop")
@@ -158,8 +163,8 @@ def _off_the_loop(
     return answer
 
 
-def _checked(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a request; 400 for what MONAI Label would fall over."""
+def _checked(name: str, values: dict[str, Any], mark: str) -> dict[str, Any]:
+    """The values of a request, its files marked; 400 for what MONAI Label would fall over."""
     for field in ("params", "info"):
         if isinstance(values.get(field), str):
             document = _object(field, values[field])
@@ -169,10 +174,8 @@ def _checked(name: str, values: dict[str, Any]) -> dict[str, Any]:
             values[field] = json.dumps(document)
     for value in values.values():
         for upload in value if isinstance(value, list) else [value]:
-            if isinstance(upload, UploadFile) and name != "api_add_image":
-                # What a file is called says who is in it; its suffix says what it is.
-                suffixes = PurePath(upload.filename or "").suffixes[-2:]
-                upload.filename = "upload" + "".join(s for s in suffixes if SUFFIX.fullmatch(s))
+            if isinstance(upload, UploadedFile):
+                upload.filename = _safe_name(upload.filename, mark, keep=name == "api_add_image")
     session_id = values.get("session_id")
     if session_id and not SESSION.fullmatch(session_id):
         raise HTTPException(404, "There is no such session")
@@ -186,6 +189,17 @@ def _checked(name: str, values: dict[str, Any]) -> dict[str, Any]:
     if name == "api_run_model":
         _check_training(values)
     return values
+
+
+def _safe_name(name: str | None, mark: str, *, keep: bool) -> str:
+    """A file's name with the mark before its suffix: "film.seg.nrrd" -> "upload.MARK.seg.nrrd".
+
+    What a file is called may say who is in it, so it is kept only where it becomes an image's id.
+    """
+    given = PurePath((name or "").replace("\0", "").replace("\\", "/")).name
+    suffix = "".join(s for s in PurePath(given).suffixes[-2:] if SUFFIX.fullmatch(s))
+    stem = given.removesuffix(suffix)[:100] if keep else "upload"
+    return f"{stem or 'upload'}.{mark}{suffix}"
 
 
 def _check_training(values: dict[str, Any]) -> None:

@@ -1,0 +1,257 @@
+"""The gate: hand-worked verdicts, and what a training does with them."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from training_set import HEIGHT, TINY, WIDTH, film
+
+from ftmtl.datasets.coco import to_coco
+from ftmtl.datasets.records import Annotation, ImageRecord
+from ftmtl.evaluation.inputs import parse_truth
+from ftmtl.network.model import FTMTLNet, build
+from ftmtl.predict import Predictor
+from ftmtl.predict_files import predict_records
+from ftmtl.training.loop import Progress
+from ftmtl.weights_file import load_weights, save_weights
+from monailabel_app.lib.gate import verdict
+from monailabel_app.lib.models import ModelRegistry, Overtaken, RefusedVersion
+from monailabel_app.lib.progress import Report, read_report
+from monailabel_app.lib.train import _Run
+from monailabel_app.lib.training_request import TrainingRequest
+
+BOX = (20.0, 50.0, 24.0, 24.0)
+ELSEWHERE = [70.0, 120.0, 20.0, 20.0]
+
+
+def women(count: int, *, malignant: int = 0) -> list[ImageRecord]:
+    """One image of one mass each, the first few malignant."""
+    return [
+        ImageRecord(
+            image_id=n,
+            path=Path(f"{n}.png"),
+            width=WIDTH,
+            height=HEIGHT,
+            patient_id=f"W{n}",
+            annotations=(Annotation(id=n, bbox=BOX, category=2 if n < malignant else 1),),
+        )
+        for n in range(count)
+    ]
+
+
+def found(image: int, *, malignancy: float = 0.1, box: Any = BOX) -> dict[str, Any]:
+    scores = [0.1, 0.9 * (1 - malignancy), 0.9 * malignancy]
+    return {
+        "image_id": image,
+        "category_id": 1,
+        "bbox": list(box),
+        "score": 0.9,
+        "scores": scores,
+    }
+
+
+def judged(count: int, champion: set[int], candidate: set[int]) -> Any:
+    truth = parse_truth(to_coco(women(count)))
+    return verdict(truth, [found(n) for n in champion], [found(n) for n in candidate])
+
+
+def test_verdicts_worked_by_hand() -> None:
+    # Masses are found or not, nothing is found elsewhere: the figure is the share that is found,
+    # and its difference the mean over women of -1, 0 and 1, whose standard error is known.
+    everybody = set(range(12))
+    for lost, gained, word in (
+        ({0}, set(), "worse"),  # 1/12 lower; SE √(1/12·11/12/12) = 0.080
+        ({0, 1}, {11}, "not worse"),  # 1/12 lower; SE 0.142
+        (set(), set(), "not worse"),
+        ({0}, {11, 10}, "better"),
+    ):
+        champion, candidate = everybody - gained, everybody - lost
+        said = judged(12, champion, candidate)
+        change = (len(gained) - len(lost)) / 12
+        error = math.sqrt(((len(gained) + len(lost)) / 12 - change**2) / 12)
+        assert said.word == word
+        assert (said.champion, said.candidate) == (
+            pytest.approx(len(champion) / 12),
+            pytest.approx(len(candidate) / 12),
+        )
+        assert said.standard_error == pytest.approx(error, rel=0.1)
+        assert (said.images, said.masses) == (12, 12)
+        assert said.interval[0] <= change <= said.interval[1]
+
+
+def test_false_positives_and_classes_count() -> None:
+    truth = parse_truth(to_coco(women(12, malignant=6)))
+    right = [found(n, malignancy=0.9 if n < 6 else 0.1) for n in range(12)]
+    wrong = [found(n, malignancy=0.1 if n < 6 else 0.9) for n in range(12)]
+    said = verdict(truth, right, wrong)
+    assert (said.champion, said.candidate, said.word) == (1.0, 0.5, "worse"), "the AUC is 0"
+    # Half a false positive an image, each surer than any mass: nothing at 0.3, all at 1 and 3.67.
+    noisy = [{**found(n, box=ELSEWHERE), "score": 0.95} for n in range(6)]
+    alone = parse_truth(to_coco(women(12)))
+    said = verdict(alone, right, [*right, *noisy])
+    assert said.candidate == pytest.approx(2 / 3) and said.word == "worse"
+
+
+def test_few_masses_judge_nobody() -> None:
+    said = judged(9, set(range(9)), set())
+    assert (said.word, said.champion, said.candidate) == ("not judged", 1.0, 0.0)
+    assert not said.passes
+
+
+# What a training does with it ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network small enough to be asked a hundred times."""
+    torch.manual_seed(5)
+    file = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    preset = replace(TINY, network=replace(TINY.network, init_std=1e-4))
+    save_weights(file, build(preset.network), preset=preset, metadata={})
+    return file
+
+
+@pytest.fixture(scope="module")
+def side(
+    tmp_path_factory: pytest.TempPathFactory, untrained: Path
+) -> tuple[list[ImageRecord], FTMTLNet, FTMTLNet]:
+    """Thirty films, a network that finds the twelve masses among them, one that finds nothing."""
+    folder = tmp_path_factory.mktemp("side")
+    weights = load_weights(untrained)
+    good, blind = weights.network(), weights.network()
+    with torch.no_grad():
+        blind.detection.deltas.bias[2:] -= 10  # specks in place of boxes
+    films = []
+    for n in range(30):
+        Image.fromarray(film(n, [BOX])).save(folder / f"{n}.png")
+        films.append(replace(women(30)[n], path=folder / f"{n}.png", annotations=()))
+    predictor = Predictor(good, weights, version="good", device=torch.device("cpu"))
+    results, failed = predict_records(predictor, films)
+    assert not failed.refused
+    # What the good one is surest of is the truth.
+    for n in range(12):
+        best = max((r for r in results if r["image_id"] == n), key=lambda r: r["score"])
+        mass = Annotation(id=n, bbox=tuple(best["bbox"]), category=1)
+        films[n] = replace(films[n], annotations=(mass,))
+    return films, good, blind
+
+
+class Bench:
+    """A registry whose only version is `network`, and a training that began from it."""
+
+    def __init__(self, folder: Path, untrained: Path, network: FTMTLNet, side: Any) -> None:
+        self.card = load_weights(untrained)
+        self.folder, self.films = folder, side
+        self.registry = ModelRegistry(folder / "models")
+        self.registry.begin_with(self.save(network), origin="given")
+        self.report = Report(folder / "progress.json")
+
+    def save(self, network: FTMTLNet) -> Path:
+        file = self.folder / "some.safetensors"
+        points = {"operating_points": {"1": 0.5}}
+        save_weights(file, network, preset=self.card.preset, metadata=points)
+        return file
+
+    def run(self, **settings: Any) -> _Run:
+        asked = TrainingRequest.of({"device": "cpu", **settings}, device="cpu")
+        parent = self.registry.current()
+        assert parent is not None
+        begun = load_weights(self.registry.path(parent))
+        counts = {"images": 1, "masses": 1}
+        return _Run(
+            asked, self.registry, parent, begun, self.films, self.report, self.folder, counts
+        )
+
+    def in_service(self) -> str:
+        current = self.registry.current()
+        assert current is not None
+        return current.version
+
+
+def epoch(number: int, of: int) -> Progress:
+    return Progress("heads", 1, 1, number, of, 1, 1, {}, 1.0)
+
+
+def test_what_is_better_goes_into_service_before_the_end(
+    tmp_path: Path, untrained: Path, side: Any
+) -> None:
+    films, good, blind = side
+    bench = Bench(tmp_path, untrained, blind, films)
+    run = bench.run()
+    run.after_epoch(good, epoch(1, 9))
+    assert bench.in_service() == "2", "a training that is stopped now would be for nothing"
+    stats = read_report(tmp_path / "progress.json")
+    assert (stats["version"], stats["published"]) == ("2", True)
+    assert [(f["word"], f["epoch"]) for f in stats["figures"]] == [("better", 1)]
+    assert (stats["figures"][0]["champion"], stats["figures"][0]["champion_version"]) == (0.0, "1")
+    run.after_epoch(good, epoch(2, 9))
+    assert len(run.figures) == 1, "judging takes longer than the epoch did: not each time"
+    run.after_epoch(good, epoch(9, 9))
+    assert [f["word"] for f in run.figures] == ["better", "not worse"], "at each stage's end"
+    assert bench.in_service() == "2"
+    stats = run.end(bench.save(blind), finished=True)
+    assert (stats["verdict"]["word"], stats["published"], stats["version"]) == ("worse", True, "2")
+    assert bench.in_service() == "2"
+    # Its thresholds were measured on the same images; here by counting.
+    card = load_weights(bench.registry.path(bench.registry.get("2"))).metadata
+    predictor = Predictor.load(bench.registry.path(bench.registry.get("2")), device="cpu")
+    results, _ = predict_records(predictor, films)
+    false = [r["score"] for r in results if r["image_id"] >= 12]
+    for rate, threshold in card["operating_points"].items():
+        assert sum(score >= threshold for score in false) <= float(rate) * 30
+    assert card["operating_points"]["0.3"] > card["operating_points"]["1"] > 0
+    assert card["operating_points_from"].startswith("this server's validation side: 30 images")
+
+
+@pytest.mark.parametrize("publish", ["gate", "always"])
+def test_what_is_worse_never_does(
+    tmp_path: Path, untrained: Path, side: Any, publish: str
+) -> None:
+    films, good, blind = side
+    bench = Bench(tmp_path, untrained, good, films)
+    run = bench.run(publish=publish)
+    run.after_epoch(blind, epoch(9, 9))
+    stats = run.end(bench.save(blind), finished=True)
+    assert (stats["verdict"]["word"], stats["published"]) == ("worse", False)
+    assert bench.in_service() == "1"
+    with pytest.raises(RefusedVersion, match=r"refused version 2.*1 was 1\.0"):
+        bench.registry.bring_back("2")
+    assert bench.in_service() == "1"
+
+
+def test_too_few_masses_wait_for_a_person(tmp_path: Path, untrained: Path, side: Any) -> None:
+    films, good, blind = side
+    bench = Bench(tmp_path, untrained, good, films[:9])
+    run = bench.run()
+    run.after_epoch(blind, epoch(9, 9))
+    stats = run.end(bench.save(blind), finished=True)
+    assert (stats["verdict"]["word"], stats["published"], stats["version"]) == (
+        "not judged",
+        False,
+        "2",
+    )
+    card = load_weights(bench.registry.path(bench.registry.get("2"))).metadata
+    assert card["operating_points"] == {"1": 0.5}, "those of the version that it began from"
+    assert card["operating_points_from"] == (
+        "version 1; the validation side is too small: 9 images with 9 masses"
+    )
+    assert bench.registry.bring_back("2").version == bench.in_service() == "2"
+    assert bench.run(publish="always").end(bench.save(good), finished=True)["published"]
+    assert bench.in_service() == "3"
+
+
+def test_a_version_that_a_person_chose_meanwhile_stays(
+    tmp_path: Path, untrained: Path, side: Any
+) -> None:
+    registry = Bench(tmp_path, untrained, side[2], side[0]).registry
+    for _ in range(2):
+        registry.add(registry.path(registry.get("1")), origin="training", verdict="better")
+    registry.bring_back("3")
+    with pytest.raises(Overtaken, match="compared with 1, but now 3"):
+        registry.publish("2", reason="better", over="1")
+    current = registry.current()
+    assert current is not None and current.version == "3"
