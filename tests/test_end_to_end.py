@@ -238,6 +238,10 @@ def test_a_training_can_be_stopped(server: Server, client: MONAILabelClient) -> 
     client.train_start(MODEL, dict(LONG))
     stats = wait_until_it_learns(server)
     assert stats["stage"] == "heads" and stats["epochs"] == 1000 and stats["seconds_left"] > 0
+    for queue in ("", "?enqueue=true"):
+        second = server.post(f"/train/{MODEL}{queue}", json={})
+        assert second.status_code == 429
+        assert "heads, epoch 1 of 1000, about" in second.json()["detail"]
     began = time.monotonic()
     server.get("/info/").raise_for_status()
     assert time.monotonic() - began < 5
@@ -294,6 +298,18 @@ def test_killing_the_server_loses_no_label_and_leaves_no_orphan(
         assert kept == sent.read_bytes()
         stats = restarted.get("/info/").json()["train_stats"][MODEL]
         assert stats["state"] == "stopped"
+        # SIGTERM, as `systemctl stop` sends it, leaves no orphan either.
+        restarted.post(f"/train/{MODEL}", json=LONG).raise_for_status()
+        wait_until_it_learns(restarted)
+        trainers = restarted.children()
+        assert trainers
+        restarted.process.terminate()
+        restarted.process.wait(60)
+        _, alive = psutil.wait_procs(trainers, timeout=30)
+        assert not alive, "the training went on without its server"
+
+    with clinic.serve() as restarted:
+        assert restarted.get("/info/").json()["train_stats"][MODEL]["state"] == "stopped"
         began = time.monotonic()
         read(restarted, image)
         first_reading = time.monotonic() - began

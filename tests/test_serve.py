@@ -241,9 +241,6 @@ BATTERY: dict[str, Row] = {
         lambda s: on_a_full_disk(s, lambda s: upload(s, a_film(s)), 1000), 507),
     "full disk under a label": (
         lambda s: on_a_full_disk(s, lambda s: label(s, a_label(s), f"image={IMAGE}"), 100), 507),
-    "full disk under a label's record": (
-        lambda s: on_a_full_disk(
-            s, lambda s: label(s, a_label(s), f"image={IMAGE}"), len(a_label(s))), 507),
     "absolute path": (lambda s: s.post(f"{MODEL}?image=/etc/passwd"), 404),
     "path upwards": (lambda s: s.post(f"{MODEL}?image=../weights.safetensors"), 404),
     "path in params": (

@@ -105,7 +105,8 @@ class Gate:
         """Writes into the weights' card where their thresholds come from.
 
         They are measured here where the images allow it. Otherwise those of the version `parent`,
-        from which training began, stay. The temperature always stays: it takes more masses than a gate.
+        from which training began, stay. The temperature always stays: more masses than a gate's
+        are needed for it.
         """
         read = load_weights(weights)
         card = dict(read.metadata)
