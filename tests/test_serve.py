@@ -310,7 +310,8 @@ def test_what_it_says_of_itself(server: Server, folder: Path) -> None:
     assert info["software"]["python"] == platform.python_version()
     assert info["software"].keys() >= {"torch", "monai", "monailabel"}
     assert info["device"]["type"] == "cpu"
-    assert (info["datastore"]["total"], info["datastore"]["completed"]) == (3, 0)
+    images = len(server.get("/datastore/", output="all").json()["objects"])
+    assert (info["datastore"]["total"], info["datastore"]["completed"]) == (images, 0)
     session = server.put("/session/", files={"files": ("JANE DOE.dcm", a_film(server))})
     assert str(folder) not in session.text and "JANE" not in session.text
     name = session.json()["session_id"]
@@ -322,7 +323,7 @@ def test_what_it_says_of_itself(server: Server, folder: Path) -> None:
     after = series(server)
     key = 'ftmtl_requests_total{method="POST",route="/infer/{model}",status="404"}'
     assert after[key] == before.get(key, 0) + 1
-    assert after["ftmtl_images"] == 3
+    assert after["ftmtl_images"] == images >= 2
     assert after['ftmtl_model_in_service{model="ft_mtl_net",version="1"}'] == 1
     assert after['ftmtl_training{model="ft_mtl_net"}'] == 0
 

@@ -38,6 +38,7 @@ def configure(*, json_lines: bool = True) -> None:
         }
     )
     logging.captureWarnings(True)
+    logging.getLogger("timeloop").disabled = True  # it sets its own level and handler later
 
 
 class PlainLine(logging.Formatter):
