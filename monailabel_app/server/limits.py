@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers
@@ -30,11 +31,12 @@ class BodyLimits:
         most = self.largest_upload if upload else min(LARGEST_DOCUMENT, self.largest_upload)
         refusal = f"The server takes up to {most:,} bytes of this kind"
         announced = headers.get("content-length", "")
+        deadline = time.monotonic() + self.seconds
         if announced.isdecimal() and int(announced) > most:
+            await self._drain(receive, deadline)
             reply = JSONResponse({"detail": refusal}, 413, headers={"Connection": "close"})
             await reply(scope, receive, send)
             return
-        deadline = time.monotonic() + self.seconds
         received = 0
         complete = False
 
@@ -51,7 +53,23 @@ class BodyLimits:
             received += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if received > most:
+                if not complete:
+                    await self._drain(receive, deadline)
                 raise HTTPException(413, refusal, headers={"Connection": "close"})
             return message
 
         await self.app(scope, watched, send)
+
+    async def _drain(self, receive: Receive, deadline: float) -> None:
+        """Throws away what still comes, as much again as the largest upload and no longer.
+
+        Most clients read the answer only when they have sent everything; closing on them before
+        shows them a broken connection in its place.
+        """
+        left = self.largest_upload
+        with suppress(TimeoutError):
+            while left > 0:
+                message = await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0))
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
