@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,17 @@ from ftmtl.config import MODELS
 if TYPE_CHECKING:
     from ftmtl.config import Preset
     from ftmtl.crossval.run import Standing
+    from ftmtl.datasets.published import Skipped
     from ftmtl.datasets.records import ImageRecord
     from ftmtl.training.loop import Progress
 
 Command = Callable[[argparse.Namespace], int]
+
+# Data sets as their owners publish them: `read_MODULE` in ftmtl/datasets/MODULE.py.
+_READERS = {
+    "inbreast": "inbreast", "cbis-ddsm": "cbis_ddsm", "mini-mias": "mini_mias",
+    "vindr-mammo": "vindr_mammo", "cmmd": "cmmd", "stretched-cbis": "stretched_cbis",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     dataset = commands.add_parser("dataset", help="turn a published data set into COCO JSON")
-    dataset.add_argument("name", choices=["stretched-cbis", "labels", "coco", "phantom"])
+    dataset.add_argument("name", choices=[*_READERS, "labels", "coco", "phantom"])
     dataset.add_argument("source", type=Path, nargs="?",
                          help="its folder, a server's studies, or a COCO file; phantoms need none")
     dataset.add_argument("--workspace", type=Path,
@@ -157,9 +165,9 @@ def _dataset(options: argparse.Namespace) -> int:
     from ftmtl.datasets.labels import read_labels
     from ftmtl.datasets.phantom import make_phantoms
     from ftmtl.datasets.split import hold_out
-    from ftmtl.datasets.stretched_cbis import read_stretched_cbis
 
     folder, out = options.source, options.out
+    left_out: list[str] = []
     if options.name == "phantom":
         with _ProgressBar() as bar:
             records = make_phantoms(out, patients=options.patients, seed=options.seed,
@@ -168,8 +176,8 @@ def _dataset(options: argparse.Namespace) -> int:
     elif folder is None:
         print(f"ftmtl: give the folder or file of {options.name}", file=sys.stderr)
         return 2
-    elif options.name == "stretched-cbis":
-        records = read_stretched_cbis(folder)
+    elif options.name in _READERS:
+        records, left_out = _read_published(options.name, folder)
     elif options.name == "labels":
         workspace = options.workspace or folder.with_name(f"{folder.name}-workspace")
         if not (workspace / "labels").is_dir():
@@ -177,11 +185,11 @@ def _dataset(options: argparse.Namespace) -> int:
                   file=sys.stderr)
             return 2
         records, left_out = read_labels(workspace, folder)
-        for line in left_out:
-            print(f"left out: {line}", file=sys.stderr)
     else:
         folder = options.images or options.source.parent
         records = read_coco(options.source, folder)
+    for line in left_out:
+        print(f"left out: {line}", file=sys.stderr)
     parts = {out: records}
     if options.hold_out:
         kept, held = hold_out(records, parts=options.hold_out)
@@ -192,6 +200,15 @@ def _dataset(options: argparse.Namespace) -> int:
         masses = sum(len(r.masses) for r in part)
         print(f"{file}: {len(part)} images, {patients} patients, {masses} masses")
     return 0
+
+
+def _read_published(name: str, source: Path) -> tuple[list[ImageRecord], list[str]]:
+    """The records of a data set as its owner publishes it, and what of it was left out."""
+    module = import_module(f"ftmtl.datasets.{_READERS[name]}")
+    read: Callable[[Path], tuple[list[ImageRecord], Skipped]]
+    read = getattr(module, f"read_{_READERS[name]}")
+    records, skipped = read(source)
+    return records, skipped.lines()
 
 
 def _train(options: argparse.Namespace) -> int:

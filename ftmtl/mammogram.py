@@ -81,7 +81,7 @@ class Mammogram(_Facts):
 
 
 def read_mammogram(path: Path, *, root: Path | None = None) -> Mammogram:
-    """Read a DICOM, PNG, JPEG, TIFF, NIfTI or NRRD file, known by its content, not its name.
+    """Read a DICOM, PNG, JPEG, TIFF, PGM, NIfTI or NRRD file, known by its content, not its name.
 
     `root` is the studies folder, for the ids of files without a SOPInstanceUID. Every file that is
     not one whole, grey projection raises `UnreadableMammogram`, and nothing else is raised.
@@ -172,6 +172,8 @@ def _content(stream: BinaryIO, *, pixels: bool) -> Content:
         return raster.read_png(stream)
     if start.startswith(b"\xff\xd8\xff"):
         return raster.read_jpeg(stream)
+    if start[:2] == b"P5" and start[2:3].isspace():
+        return raster.read_pgm(stream)
     if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return raster.read_tiff(stream)
     if start.startswith(b"NRRD"):
@@ -182,5 +184,5 @@ def _content(stream: BinaryIO, *, pixels: bool) -> Content:
         return dicom.read(stream, pixels=pixels)
     raise Refused(
         "it is no image that is known here",
-        "Give a DICOM, PNG, JPEG, TIFF, NIfTI or NRRD file",
+        "Give a DICOM, PNG, JPEG, TIFF, PGM, NIfTI or NRRD file",
     )

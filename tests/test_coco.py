@@ -219,7 +219,9 @@ def stretched() -> dict[str, Any]:
 
 def test_a_stretched_film_gets_its_shape_back(tmp_path: Path) -> None:
     (tmp_path / "annotations.json").write_text(json.dumps(stretched()))
-    [record] = read_stretched_cbis(tmp_path)
+    [record], skipped = read_stretched_cbis(tmp_path)
+    assert skipped.lines() == [
+        "1 × class that is uncertain: the mass is kept, without it (first: 2)"]
     assert record.path == tmp_path / "images/00484_RIGHT_CC.jpg"
     # 5400 rows were pressed into 800 and 3000 columns into 800: a stored pixel is 1.8 times as
     # high as wide.

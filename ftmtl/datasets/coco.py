@@ -1,7 +1,8 @@
 """COCO JSON in and out: the format of every data set of this project.
 
-Beside COCO's own keys, images may carry `patient_id`, `laterality`, `view`, `pixel_aspect`;
-annotations `mask_source`, `class_known`, `role`. Categories are 1 benign, 2 malignant.
+Beside COCO's own keys, images may carry `patient_id`, `laterality`, `view`, `pixel_aspect` and
+`assessment`; annotations `mask_source`, `class_known`, `role` and `assessment`. Categories are
+1 benign, 2 malignant.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def to_coco(records: Iterable[ImageRecord]) -> dict[str, Any]:
                 "laterality": record.laterality,
                 "view": record.view,
                 "pixel_aspect": record.pixel_aspect,
+                **({} if record.assessment is None else {"assessment": record.assessment}),
             }
         )
         annotations += [
@@ -87,6 +89,7 @@ def to_coco(records: Iterable[ImageRecord]) -> dict[str, Any]:
                 "mask_source": a.mask_source,
                 "role": a.role,
                 **({} if a.segmentation is None else {"segmentation": a.segmentation}),
+                **({} if a.assessment is None else {"assessment": a.assessment}),
             }
             for a in record.annotations
         ]
@@ -124,6 +127,7 @@ def _record(
         laterality=row.get("laterality"),
         view=row.get("view"),
         pixel_aspect=float(aspect),
+        assessment=row.get("assessment"),
         annotations=tuple(annotations),
     )
 
@@ -153,6 +157,7 @@ def _annotation(file: Path, row: dict[str, Any], size: tuple[int, int]) -> Annot
         mask_source=cast(MaskSource, source),
         segmentation=segmentation,
         role=cast(Role, role),
+        assessment=row.get("assessment"),
     )
 
 

@@ -27,6 +27,7 @@ class Annotation:
     mask_source: MaskSource = "none"
     segmentation: dict[str, Any] | list[list[float]] | None = None  # COCO RLE or polygons
     role: Role = "mass"
+    assessment: str | None = None  # as its owner says it: "BI-RADS 4a", "BENIGN_WITHOUT_CALLBACK"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class ImageRecord:
     laterality: str | None = None
     view: str | None = None
     pixel_aspect: float = 1.0
+    assessment: str | None = None  # of the breast, where its owner says one
     annotations: tuple[Annotation, ...] = ()
 
     @property

@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from .coco import InvalidDataset, read_coco
+from .published import Skipped
 from .records import ImageRecord
 
 
-def read_stretched_cbis(folder: Path) -> list[ImageRecord]:
+def read_stretched_cbis(folder: Path) -> tuple[list[ImageRecord], Skipped]:
     """The records of the stretched set, paths below `folder`. Raises InvalidDataset."""
+    skipped = Skipped()
     file = Path(folder) / "annotations.json"
     records = read_coco(file, Path(folder))
     document = json.loads(file.read_text(encoding="utf-8"))
@@ -25,6 +27,9 @@ def read_stretched_cbis(folder: Path) -> list[ImageRecord]:
     out = []
     for record in records:
         row = originals[record.image_id]
+        for annotation in record.annotations:
+            if annotation.id in uncertain:
+                skipped.add("class that is uncertain: the mass is kept, without it", annotation.id)
         original = row.get("original_width"), row.get("original_height")
         if not all(isinstance(side, int | float) and side > 0 for side in original):
             raise InvalidDataset(f"{file}: image {record.image_id} does not tell its original size")
@@ -40,4 +45,4 @@ def read_stretched_cbis(folder: Path) -> list[ImageRecord]:
                 ),
             )
         )
-    return out
+    return out, skipped

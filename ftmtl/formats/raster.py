@@ -1,4 +1,4 @@
-"""Grey PNG, JPEG and TIFF of 8 or 16 bits.
+"""Grey PNG, JPEG, TIFF and PGM of 8 or 16 bits.
 
 None of them says how large a pixel is at the detector (what resolution they carry is a printer's),
 so their images have no spacing.
@@ -39,6 +39,15 @@ def read_jpeg(stream: BinaryIO) -> Content:
     if b"\xff\xd9" not in data[-1024:]:
         raise Refused("it is cut short", "Copy or export it again")
     return _pillow(data, "JPEG")
+
+
+def read_pgm(stream: BinaryIO) -> Content:
+    """Describe a binary PGM, as mini-MIAS has."""
+    data = stream.read()
+    content = _pillow(data, "PPM")
+    if len(data) < content.width * content.height:
+        raise Refused("it is cut short", "Copy or export it again")
+    return content
 
 
 def _pillow(data: bytes, kind: str) -> Content:
