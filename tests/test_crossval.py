@@ -15,6 +15,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 from training_set import TINY, make_set
 
 from ftmtl.cli import main
@@ -227,7 +228,9 @@ if __name__ == "__main__":
     run(plan(make_set(Path({films!r})), Path({out!r}), preset=SAVING), devices=["cpu", "cpu"],
         on_progress=lambda s: print(s.words, flush=True))
 """
-SAVING = replace(QUICK, training=replace(QUICK.training, checkpoint_minutes=0.0))
+# Five steps are left when it is killed, however late a busy machine lets us know.
+SAVING = replace(QUICK, training=replace(
+    QUICK.training, checkpoint_minutes=0.0, steps_per_epoch=3))
 
 
 def test_killed_at_work_on_two_devices_it_goes_on(tmp_path: Path) -> None:
@@ -239,24 +242,23 @@ def test_killed_at_work_on_two_devices_it_goes_on(tmp_path: Path) -> None:
     script.write_text(KILLED.format(tests=TESTS, films=str(tmp_path / "films"), out=str(out)))
     process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    begun = set()
-    with process.stdout:
-        for line in process.stdout:
-            if "heads epoch" in line:  # the stage after the first
-                begun.add(line.split(":")[0])
-                break
+    for line in process.stdout:
+        if "heads epoch" in line:  # the stage after the first
+            break
     children = [int(pid) for pid in Path(
         f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     assert len(children) >= 2
     process.send_signal(signal.SIGKILL)
     process.wait()
+    process.stdout.close()
     deadline = time.monotonic() + 100
     while any(map(alive, children)):
         assert time.monotonic() < deadline, "an orphan lives on"
         time.sleep(0.1)
     done = {p: p.stat().st_mtime_ns for p in out.glob("*/fold-*/predictions.json")}
     assert len(done) < 4
-    stopped = {p.parent for p in out.glob("*/fold-*/checkpoint.pt")}
+    stopped = {p.parent for p in out.glob("*/fold-*/checkpoint.pt")
+               if torch.load(p, weights_only=True)["at"] >= [1, 0]}  # behind the first stage
     assert stopped
     seen: list[str] = []
     run(plan(films, out, preset=SAVING), devices=["cpu"],
@@ -275,6 +277,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.soak  # a process of its own takes long to start
 def test_a_fold_that_fails_is_named(films: list[ImageRecord], tmp_path: Path) -> None:
     """In a process of its own, too: the reason comes back, what was done stays."""
     experiment = plan(films, tmp_path / "out", models=("ft-mtl-net",))
