@@ -166,7 +166,9 @@ class MammogramStore(Datastore):  # type: ignore[misc]
                     raise HTTPException(409, f"There is another image {image['id']!r} already")
                 return str(image["id"])
             with disk():
-                copy_file(file, uploads / file.name)
+                # Under its id: what the sender called a DICOM file may be the patient's name.
+                known_by_name = file.name.startswith(image["id"])
+                copy_file(file, uploads / (file.name if known_by_name else image["id"] + suffix))
         self.catalogue.refresh()
         if image_info:
             self.notes.add_to_image(image["id"], image_info)
