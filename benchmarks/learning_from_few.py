@@ -32,8 +32,8 @@ from ftmtl.datasets.phantom import make_phantoms
 from ftmtl.datasets.records import ImageRecord
 from ftmtl.device import pick_device
 from ftmtl.evaluation import evaluate
+from ftmtl.mammogram import read_mammogram
 from ftmtl.predict import Predictor
-from ftmtl.predict_files import predict_records
 from ftmtl.training.loop import train
 from ftmtl.weights_file import STARTER_WEIGHTS, load_weights
 
@@ -80,12 +80,18 @@ def figures(weights: Path | None, preset: Preset, held: Sequence[ImageRecord]) -
     """What the weights (None: the starter's) find of the held-out women."""
     read = replace(load_weights(weights or STARTER_WEIGHTS), preset=preset)
     predictor = Predictor(read.network(), read, version="few", device=pick_device("cpu"))
-    with tqdm(total=len(held), desc="reading the held-out women", unit="image") as bar:
-        results, _ = predict_records(predictor, held, on_file=lambda *_: bar.update())
+    results = []
+    for record in tqdm(held, desc="reading the held-out women", unit="image"):
+        for found in predictor.read(read_mammogram(record.path)).candidates:
+            results.append({
+                "image_id": record.image_id, "bbox": list(found.box), "score": found.score,
+                "category_id": 1 + int(found.probabilities[1:].argmax()),
+                "scores": found.probabilities.tolist(),
+            })
     metrics = evaluate(to_coco(held), results)
-    found, classes = metrics["detection"]["iou>0.2"], metrics["classification"]
+    detection, classes = metrics["detection"]["iou>0.2"], metrics["classification"]
     return {
-        "tpr": found["tpr_at_fpi"], "tpr_ci95": found["ci95"],
+        "tpr": detection["tpr_at_fpi"], "tpr_ci95": detection["ci95"],
         "auc_mass": classes["auc_mass_all"], "masses": metrics["masses"],
     }
 
