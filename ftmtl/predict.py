@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -258,22 +259,31 @@ def _finding(number: int, candidate: Candidate, image: ImageInfo) -> Finding:
 
 def _mask(candidate: Candidate, size: tuple[int, int], spacing: tuple[float, float] | None
           ) -> tuple[Rle | None, float | None, float | None]:
-    """The mask at the image's own resolution, with area and diameter; None where it is empty.
+    """The mask at the image's own resolution, with area and diameter; None where it is empty."""
+    return _stretched(candidate.mask.tobytes(), candidate.mask.shape, candidate.box, size, spacing)
+
+
+@lru_cache(maxsize=256)
+def _stretched(map_bytes: bytes, shape: tuple[int, int], box: tuple[float, float, float, float],
+               size: tuple[int, int], spacing: tuple[float, float] | None
+               ) -> tuple[Rle | None, float | None, float | None]:
+    """`_mask`, remembered: a film asked about again has the same masks, whatever the threshold.
 
     Only the columns of the box are ever filled: a film is large and a mass is small.
     """
-    x, y, w, h = candidate.box
+    small = np.frombuffer(map_bytes, np.float32).reshape(shape).copy()
+    x, y, w, h = box
     left, right = int(np.floor(x)), min(size[1], int(np.ceil(x + w)))
     top, bottom = int(np.floor(y)), min(size[0], int(np.ceil(y + h)))
     # Where each pixel's centre lies in the box, -1…1 from edge to edge.
     across = torch.from_numpy((np.arange(left, right) + 0.5 - x) / w * 2 - 1)
     down = torch.from_numpy((np.arange(top, bottom) + 0.5 - y) / h * 2 - 1)
     grid = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=2)[None].float()
-    probable = F.grid_sample(torch.from_numpy(candidate.mask)[None, None], grid, mode="bilinear",
+    probable = F.grid_sample(torch.from_numpy(small)[None, None], grid, mode="bilinear",
                              padding_mode="border", align_corners=False)[0, 0]
     # Where background RoIs learn empty maps, a map is the probability of a mass here at all times
     # that of the pixel being in it. Half its own peak asks the second question alone.
-    inside = probable >= min(0.5, float(candidate.mask.max()) / 2)
+    inside = probable >= min(0.5, float(small.max()) / 2)
     if not inside.any():
         return None, None, None
     columns = np.zeros((size[0], right - left), dtype=bool)
