@@ -49,7 +49,7 @@ class Drafts:
                 "follows": case.follows,
                 "reason": case.reason,
             }
-            disk.write_json(self._file(image_id), document)
+            disk.write_json(self._file(image_id), document, through=False)
             self._written[image_id] = case.state
 
     def find(self, image_id: str) -> Draft | None:

@@ -122,10 +122,10 @@ class ServerInfo:
         rows = [row for row in self.scores if str(row.get("version")) == self.model_version]
         curve = _list(rows[-1].get("fpi_by_threshold")) if rows else []
         if curve:
-            # What is at least as high as the threshold counts: the next point of the curve up.
-            above = [point for point in sorted(curve) if point[0] >= threshold - 1e-9]
-            fpi = above[0][1] if above else 0.0
-            return float(fpi), int(curve[0][2])
+            # Between two of its points the lower one speaks: never fewer than there are.
+            below = [point for point in sorted(curve) if point[0] <= threshold + 1e-9]
+            _at, fpi, images = below[-1] if below else min(curve)
+            return float(fpi), int(images)
         points = sorted((score, float(fpi)) for fpi, score in self._points().items())
         between = list(zip(points, points[1:]))
         for (low, many), (high, few) in between:
