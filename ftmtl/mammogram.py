@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from ftmtl.display import Display, stretch
 from ftmtl.formats import Content, Refused, dicom, raster, volume
@@ -112,6 +113,17 @@ def read_header(path: Path, *, root: Path | None = None) -> MammogramHeader:
         return MammogramHeader(width=content.width, height=content.height, **facts)
 
 
+def header_of(dataset: Dataset, *, path: Path) -> MammogramHeader:
+    """Tell a DICOM header that came without its file, as a PACS answers to a search for metadata.
+
+    `path` is where the file will lie. Raises `UnreadableMammogram` as `read_header` does.
+    """
+    with _explained(path):
+        content = dicom.describe(dataset, pixels=False)
+        facts = _facts(path, None, content)
+        return MammogramHeader(width=content.width, height=content.height, **facts)
+
+
 def image_id(path: Path, root: Path | None = None, sop_instance_uid: str | None = None) -> str:
     """Name an image: its SOPInstanceUID, else its path below `root` with "/" as "__"."""
     if sop_instance_uid:
@@ -136,8 +148,7 @@ def _facts(path: Path, root: Path | None, content: Content) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file; whatever goes wrong with it, here or in a decoder, is `UnreadableMammogram`."""
-    try:
+    with _explained(path):
         kind = path.stat().st_mode
         if stat.S_ISDIR(kind):
             raise Refused("it is a folder", "Give the image files inside it")
@@ -145,6 +156,13 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             raise Refused("it is not an ordinary file", "Give an image file")
         with path.open("rb") as stream:
             yield stream
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with a file, here or in a decoder, is `UnreadableMammogram`."""
+    try:
+        yield
     except Refused as refusal:
         raise UnreadableMammogram(path, refusal.reason, refusal.remedy) from None
     except FileNotFoundError:

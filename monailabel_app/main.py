@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from fastapi import HTTPException
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.utils.sessions import Sessions
@@ -26,6 +28,7 @@ from monailabel_app.lib import own_server
 from monailabel_app.lib.background import Background, Busy, Job, Steps
 from monailabel_app.lib.batch import BatchRead, IdleReading, chosen_images, read_all
 from monailabel_app.lib.datastore import MammogramStore
+from monailabel_app.lib.dicomweb import DicomWeb
 from monailabel_app.lib.files import copy_file
 from monailabel_app.lib.infer import FindMasses, ImageFile, listed
 from monailabel_app.lib.models import MODEL, ModelRegistry, RefusedVersion, UnknownVersion
@@ -45,6 +48,8 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
 
     `--conf workspace DIR` holds labels, models and the key (beside the studies unless given),
     `--conf device` is auto, cpu, cuda or cuda:N, `--conf weights` the weights to begin with.
+    Studies may be a folder or the address of a PACS's DICOMweb service; there `--conf
+    dicomweb_filter` says which series, as JSON ({"Modality": "MG"} unless given).
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -54,8 +59,9 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
             log.configure(json_lines=False)
         else:
             os.environ[own_server.SERVER_PROCESS] = str(os.getpid())
-        if studies.startswith(("http://", "https://")):
-            raise SystemExit("Studies are read from a folder; DICOMweb is not served yet")
+        in_pacs = studies.startswith(("http://", "https://"))
+        if in_pacs and not conf.get("workspace"):
+            raise SystemExit("Studies in a PACS need --conf workspace DIR for labels and models")
         folder = conf.get("workspace") or f"{studies.rstrip(os.sep)}-workspace"
         self.workspace = Path(folder).resolve()
         self.workspace.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -90,7 +96,16 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_datastore(self) -> MammogramStore:
         """The studies and the labels."""
-        return MammogramStore(Path(self.studies), self.workspace)
+        if not self.studies.startswith(("http://", "https://")):
+            return MammogramStore(Path(self.studies), self.workspace)
+        chosen = self.conf.get("dicomweb_filter")
+        user = settings.MONAI_LABEL_DICOMWEB_USERNAME
+        service = DicomWeb(
+            self.studies,
+            looking_for=json.loads(chosen) if chosen else None,
+            credentials=(user, settings.MONAI_LABEL_DICOMWEB_PASSWORD) if user else None,
+        )
+        return MammogramStore(service, self.workspace)
 
     def init_infers(self) -> dict[str, FindMasses]:
         """The one model."""
@@ -127,6 +142,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
             age = time.time() - leftover.stat().st_mtime
             if age > LEFTOVER_SECONDS and leftover.name != "sessions":
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        self._datastore.watch_pacs()
         began = time.monotonic()
         self._infers[MODEL].warm_up()
         logger.info("The model is warm after %.1f s", time.monotonic() - began)

@@ -1,12 +1,7 @@
 """Images and labels on disk: nothing acknowledged is lost, nothing outside is touched."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -352,50 +347,6 @@ def test_a_patient_keeps_her_side(store: MammogramStore, tmp_path: Path) -> None
     sides = [store.sides.settle(f"{n:016x}") for n in range(19)]
     assert sides.count("validation") == 4, "one in five"
     assert [again(store).sides.settle(f"{n:016x}") for n in range(19)] == sides
-
-
-SUBMIT = """
-import sys
-from pathlib import Path
-from monailabel_app.lib.datastore import MammogramStore
-store = MammogramStore(Path(sys.argv[1]), Path(sys.argv[2]))
-for number in range(int(sys.argv[4])):
-    store.save_label("1.2.840.1", sys.argv[3], "final", {"client_id": sys.argv[5]})
-    print(store.acknowledgement()["version"], flush=True)
-"""
-
-
-def submitter(store: MammogramStore, sent: Path, count: int, name: str) -> "subprocess.Popen[str]":
-    arguments = [store.studies, store.workspace, sent, count, name]
-    command = [sys.executable, "-c", SUBMIT, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def test_two_processes_lose_nothing(store: MammogramStore, tmp_path: Path) -> None:
-    sent = write_label(tmp_path / "x.seg.nrrd", store.image_info("1.2.840.1"), "benign")
-    writers = [submitter(store, sent, 60, name) for name in ("ann", "bob")]
-    told = [int(line) for w in writers for line in w.communicate(timeout=240)[0].split()]
-    assert sorted(told) == list(range(1, 121))
-    versions = again(store).get_label_info("1.2.840.1", "final")["versions"]
-    assert [v["version"] for v in versions] == list(range(1, 121))
-    assert sorted(v["annotator"] for v in versions) == ["ann"] * 60 + ["bob"] * 60
-
-
-def test_a_kill_loses_no_acknowledged_label(store: MammogramStore, tmp_path: Path) -> None:
-    sent = write_label(tmp_path / "x.seg.nrrd", store.image_info("1.2.840.1"), "benign")
-    told: list[int] = []
-    for delay in (0.0, 0.013, 0.031, 0.057):
-        writer = submitter(store, sent, 10_000, "ann")
-        assert writer.stdout is not None
-        told.append(int(writer.stdout.readline()))
-        time.sleep(delay)
-        os.kill(writer.pid, signal.SIGKILL)
-        told += [int(line) for line in writer.communicate(timeout=60)[0].split()]
-        later = again(store)
-        known = {v["version"] for v in later.get_label_info("1.2.840.1", "final")["versions"]}
-        assert set(told) <= known
-        uri = Path(later.get_label_uri("1.2.840.1", "final"))
-        assert uri.read_bytes() == sent.read_bytes()
 
 
 def test_damaged_files_never_stop_a_start(

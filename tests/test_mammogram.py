@@ -319,7 +319,8 @@ def test_side_and_view(tmp_path: Path, tags: Any, laterality: Any, view: Any) ->
 @pytest.mark.parametrize(
     ("stated", "expected"),
     [
-        ("P_00173", "P_00173"), (" 0042 ", "0042"), ("Anonymous 7", "Anonymous 7"),
+        ("P_00173", "P_00173"), ("Mass-Test_P_00820_LEFT_CC", "P_00820"),
+        (" 0042 ", "0042"), ("Anonymous 7", "Anonymous 7"),
         ("", None), ("ANONYMOUS", None), ("Anonymized^", None), ("0000", None), ("n/a", None),
         ("unknown", None), ("De-identified", None),
     ],

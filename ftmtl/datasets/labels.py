@@ -112,15 +112,17 @@ def current_labels(labels: Path, tag: str = FINAL) -> list[tuple[LabelVersion, P
 
 
 def read_labels(
-    workspace: Path, studies: Path, *, images: Mapping[str, Path] | None = None
+    workspace: Path, studies: Path | None = None, *, images: Mapping[str, Path] | None = None
 ) -> tuple[list[ImageRecord], list[str]]:
     """The labelled images of a server as records for training, and the labels left out, with why.
 
-    `images` says where an image lies; else every header below `studies` is read to find out.
+    `images` says where an image lies; else every header below `studies`, and of what was uploaded
+    or came from a PACS, is read to find out.
     `patient_id` is the keyed hash, never the id in the file.
     """
     if images is None:
-        images = images_by_id(studies, workspace / "uploads")
+        folders = [workspace / "uploads", workspace / "pacs"]
+        images = images_by_id(*([studies] if studies else []), *folders)
     records, left_out = [], []
     for version, file in current_labels(workspace / "labels"):
         image = dict(version.image)

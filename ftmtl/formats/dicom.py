@@ -35,6 +35,7 @@ _NO_ONE = re.compile(
     r"(ANON(YM(OUS|I[SZ]ED)?)?|UNKNOWN|NONE|NULL|NA|NOID|NOTAVAILABLE|REMOVED|DEIDENTIFIED"
     r"|REDACTED|PATIENT(ID)?|TEST|0*|X*|9999+)"
 )
+_FILM = re.compile(r"(?:Mass|Calc)-(?:Training|Test)_(P_\d{5})_(?:LEFT|RIGHT)_(?:CC|MLO)(?:_\d+)?")
 _VIEW = re.compile(r"(?<![A-Z])(?:L|R|LEFT|RIGHT)?(CC|MLO|ML|LM|LMO|XCC|XCCL|XCCM)(?![A-Z])")
 _SIDE = re.compile(r"(?<![A-Z])(L|R|LEFT|RIGHT)(?=(?:CC|MLO|ML|LM|LMO|XCC[LM]?)?(?![A-Z]))")
 
@@ -51,6 +52,11 @@ def looks_like_bare(start: bytes) -> bool:
 def read(stream: BinaryIO, *, pixels: bool) -> Content:
     """Describe the one projection in a DICOM file; `pixels=False` leaves its pixel data unread."""
     dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not pixels)
+    return describe(dataset, pixels=pixels)
+
+
+def describe(dataset: Dataset, *, pixels: bool) -> Content:
+    """Describe the one projection in a data set; without `pixels` it need not hold any."""
     syntax = _syntax(dataset)
     _refuse_other_objects(dataset)
     layout = _layout(dataset)
@@ -106,7 +112,8 @@ def read(stream: BinaryIO, *, pixels: bool) -> Content:
 
 def _syntax(dataset: Dataset) -> str:
     """Give the transfer syntax; a file without meta group can only be uncompressed."""
-    stated = str(getattr(dataset.file_meta, "TransferSyntaxUID", "") or "")
+    meta = getattr(dataset, "file_meta", None)  # what a PACS tells of an image has none
+    stated = str(getattr(meta, "TransferSyntaxUID", "") or "")
     if stated:
         return stated
     if not getattr(dataset, "is_little_endian", True):
@@ -261,8 +268,13 @@ def _only(found: set[str]) -> str | None:
 
 
 def _patient_id(dataset: Dataset) -> str | None:
-    """Give PatientID unless it is blank or one that many patients share ("ANONYMOUS")."""
+    """Give PatientID unless it is blank or one that many patients share ("ANONYMOUS").
+
+    CBIS-DDSM numbers films (`Mass-Test_P_00820_LEFT_CC`); the woman is P_00820.
+    """
     text = _text(dataset, "PatientID")
+    if film := _FILM.fullmatch(text):
+        return film[1]
     return None if _NO_ONE.fullmatch(re.sub(r"[^A-Z0-9]", "", text.upper())) else text
 
 

@@ -14,25 +14,39 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pydicom
 from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
+from pydicom.dataset import Dataset
 
 from ftmtl import __version__
 from ftmtl.datasets.labels import FINAL, LABEL_SUFFIX, LabelVersion
+from ftmtl.dicom_seg import to_dicom_seg
 from ftmtl.findings import ImageInfo
-from ftmtl.mammogram import UnreadableMammogram, read_header, read_mammogram
+from ftmtl.label_file import read_label_file
+from ftmtl.mammogram import (
+    MammogramHeader,
+    UnreadableMammogram,
+    header_of,
+    read_header,
+    read_mammogram,
+)
 from ftmtl.patient_key import PatientKey
 
-from .catalogue import Catalogue, Entry, image_suffix
+from .catalogue import Catalogue, Entry, Source, image_suffix
+from .dicomweb import DicomWeb, PacsError, Unreachable
 from .files import copy_file
 from .folder import Folder
 from .label_store import LabelStore
 from .models import sha256_of
 from .notes import Notes
+from .outbox import Outbox
+from .pacs import Pacs
 from .refusals import NAME, check_tag, disk
 from .sides import Sides
 from .submissions import Wishes, check_submission, info_of
@@ -41,20 +55,27 @@ logger = logging.getLogger(__name__)
 
 
 class MammogramStore(Datastore):  # type: ignore[misc]
-    """Images below `studies`, everything else in `workspace`."""
+    """Images below the folder `studies` or in a PACS; everything else in `workspace`."""
 
-    def __init__(self, studies: Path, workspace: Path) -> None:
+    def __init__(self, studies: Path | DicomWeb, workspace: Path) -> None:
         self.studies, self.workspace = studies, workspace
         uploads = workspace / "uploads"
         uploads.mkdir(parents=True, exist_ok=True)
         self.labels = LabelStore(workspace / "labels")
         self.key = PatientKey.open(workspace / "patient.key", labels_exist=self.labels.any())
         self.sides = Sides(workspace / "sides.json", self._sides_told)
+        self.pacs: Pacs | None = None
+        self.outbox: Outbox | None = None
+        main: Source
+        if isinstance(studies, DicomWeb):
+            main = self.pacs = Pacs(
+                studies, workspace / "pacs", self.describe_header, self.describe
+            )
+            self.outbox = Outbox(workspace / "outbox", studies, self.segmentation)
+        else:
+            main = Folder("studies", studies, self.describe, apart=[workspace])
         self.catalogue = Catalogue(
-            [
-                Folder("studies", studies, self.describe, apart=[workspace]),
-                Folder("uploads", uploads, self.describe),
-            ],
+            [main, Folder("uploads", uploads, self.describe)],
             workspace / "images.json",
             stamp=f"{__version__} {sha256_of(workspace / 'patient.key')[:16]}",
         )
@@ -73,7 +94,13 @@ class MammogramStore(Datastore):  # type: ignore[misc]
 
     def describe(self, file: Path, root: Path) -> dict[str, Any]:
         """What is known of an image: ImageInfo and pixel_aspect. Raises UnreadableMammogram."""
-        header = read_header(file, root=root)
+        return self._described(read_header(file, root=root))
+
+    def describe_header(self, header: Dataset, path: Path) -> dict[str, Any]:
+        """The same of an image that is in a PACS."""
+        return self._described(header_of(header, path=path))
+
+    def _described(self, header: MammogramHeader) -> dict[str, Any]:
         info = ImageInfo(
             id=header.image_id,
             width=header.width,
@@ -103,12 +130,26 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         return self.catalogue.ids()
 
     def get_image_uri(self, image_id: str) -> str:
-        """The path of an image; 404 where there is none."""
-        path = self.catalogue.path(self.entry(image_id))
+        """The path of an image; 404 where there is none, 502 or 503 where the PACS fails."""
+        entry = self.entry(image_id)
+        try:
+            with disk():
+                path = self.catalogue.fetch(entry)
+        except PacsError as error:
+            status = 503 if isinstance(error, Unreachable) else 502
+            raise HTTPException(status, f"{error}. Try again later") from error
         if not path.is_file():
             self.catalogue.refresh()
             raise HTTPException(404, f"The file of image {image_id!r} has gone")
         return str(path)
+
+    def labelled_files(self) -> dict[str, Path]:
+        """Image id -> file, of the images with a label; those that cannot be had are left out."""
+        files = {}
+        for image_id in self.get_labeled_images():
+            with suppress(HTTPException):
+                files[image_id] = Path(self.get_image_uri(image_id))
+        return files
 
     def get_image(self, image_id: str, params: Any = None) -> io.BytesIO:
         """The bytes of an image's file."""
@@ -197,11 +238,15 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         image = self.entry(image_id).image or {}
         tag = check_tag(label_tag)
         wishes = Wishes.of(label_info)
+        if wishes.to_pacs and self.entry(image_id).root != Pacs.name:
+            raise HTTPException(400, "to_pacs: this image does not come from a PACS")
         patient = str(image["patient_key"])
         side = (lambda: self.sides.settle(patient)) if tag == FINAL else None
         with disk(), tempfile.TemporaryDirectory(dir=self.workspace) as folder:
             submission = check_submission(Path(label_filename), image, tag, wishes, Path(folder))
             version = self.labels.submit(submission, side=side)
+            if wishes.to_pacs and version.standing == "label" and self.outbox is not None:
+                self.outbox.put(version)
         self._accepted.version = version
         if version.standing == "conflict":
             present = self.labels.current(image_id, tag)
@@ -248,7 +293,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
             "image": image_id,
             "tag": tag,
             "current": present.version if present else 0,
-            "versions": [_public(version) for version in versions],
+            "versions": [self._public(version) for version in versions],
         }
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
@@ -269,6 +314,32 @@ class MammogramStore(Datastore):  # type: ignore[misc]
                 self.labels.withdraw(image_id, version.tag)
         except LookupError as error:
             raise HTTPException(404, str(error)) from error
+
+    def _public(self, version: LabelVersion) -> dict[str, Any]:
+        row = version.to_json()
+        place = str(row.pop("image")["id"]), version.tag, version.version
+        for private in ("file", "source"):
+            row.pop(private)
+        return {**row, "pacs": self.outbox.state(*place) if self.outbox else None}
+
+    def segmentation(self, image_id: str, tag: str, version: int) -> Dataset:
+        """A label as a DICOM Segmentation of its image.
+
+        Raises NothingToSegment for "no mass here", PacsError where the image cannot be had, and
+        LookupError or UnreadableLabel where the label is gone.
+        """
+        entry = self.catalogue.get(image_id)
+        found = [v for v in self.labels.versions(image_id, tag) if v.version == version]
+        if entry is None or not found or found[0].file is None:
+            raise LookupError(f"{image_id}: the label or its image is gone")
+        findings = read_label_file(self.labels.file(found[0]), image=info_of(entry.image or {}))
+        header = pydicom.dcmread(self.catalogue.fetch(entry), stop_before_pixels=True)
+        return to_dicom_seg(findings, header, name=f"{tag} {version}")
+
+    def watch_pacs(self) -> None:
+        """Keeps the list up to date with the PACS, and sends labels there; where there is one."""
+        if self.pacs is not None and self.outbox is not None:
+            self.pacs.watch(changed=self.catalogue.refresh, and_then=self.outbox.send)
 
     def _image_of(self, label_id: Any) -> str:
         if isinstance(label_id, str) and self.catalogue.get(label_id) is None:
@@ -345,6 +416,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
             "completed": counts.get(FINAL, 0),
             "label_tags": counts,
             "left_out": len(self.catalogue.left_out()),
+            "pacs": self.pacs.status() if self.pacs else None,
         }
 
     def json(self) -> dict[str, Any]:
@@ -353,7 +425,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         for image_id in self.list_images():
             info = self.get_image_info(image_id)
             labels = {
-                tag: {"ext": LABEL_SUFFIX, "info": _public(version)}
+                tag: {"ext": LABEL_SUFFIX, "info": self._public(version)}
                 for tag in self.labels.tags(image_id)
                 if (version := self.labels.current(image_id, tag)) is not None
             }
@@ -369,13 +441,6 @@ class MammogramStore(Datastore):  # type: ignore[misc]
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """Not offered: it would send every patient's name in one file."""
         raise HTTPException(403, "Make a data set on the server: ftmtl dataset labels …")
-
-
-def _public(version: LabelVersion) -> dict[str, Any]:
-    row = version.to_json()
-    for private in ("image", "file", "source"):
-        row.pop(private)
-    return row
 
 
 def _same_bytes(one: Path, other: Path) -> bool:

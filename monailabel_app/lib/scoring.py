@@ -81,12 +81,7 @@ def score(infer: FindMasses, store: MammogramStore, history: ScoreHistory, job: 
     """Scores the version in service, an image a step. Returns the row; 409 without any label."""
     predictor = infer.predictor(infer.device)
     version = infer.registry.get(predictor.model.version)
-    paths = {
-        image: store.catalogue.path(entry)
-        for image in store.get_labeled_images()
-        if (entry := store.catalogue.get(image)) is not None
-    }
-    records, damaged = read_labels(store.workspace, store.studies, images=paths)
+    records, damaged = read_labels(store.workspace, images=store.labelled_files())
     if not records:
         raise HTTPException(409, "There is no label to score the model against yet")
     job.total = len(records)

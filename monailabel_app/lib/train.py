@@ -77,15 +77,8 @@ class LearnFromLabels(TrainTask):  # type: ignore[misc]
             report.say(state="failed", reason=str(getattr(error, "detail", error)))
             raise
 
-    def _run(
-        self, asked: TrainingRequest, store: MammogramStore, report: Report
-    ) -> dict[str, Any]:
-        images = {
-            image: store.catalogue.path(entry)
-            for image in store.list_images()
-            if (entry := store.catalogue.get(image)) is not None
-        }
-        records, damaged = read_labels(store.workspace, store.studies, images=images)
+    def _run(self, asked: TrainingRequest, store: MammogramStore, report: Report) -> dict[str, Any]:
+        records, damaged = read_labels(store.workspace, images=store.labelled_files())
         sides = store.sides.all()
         learned = [r for r in records if sides.get(r.patient_id) != "validation"]
         judged = [r for r in records if sides.get(r.patient_id) == "validation"]

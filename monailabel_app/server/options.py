@@ -20,7 +20,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         prog="ftmtl-serve",
         description="Serves a folder of mammograms until interrupted.",
     )
-    parser.add_argument("--studies", type=Path, required=True, help="folder of mammograms")
+    parser.add_argument(
+        "--studies", required=True, help="folder of mammograms, or a PACS: http://HOST/dicom-web"
+    )
     parser.add_argument("--workspace", type=Path, help="labels, models, key [STUDIES-workspace]")
     parser.add_argument("--weights", type=Path, help="weights to begin with [the starter weights]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
@@ -41,8 +43,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--upload-seconds", type=float, default=120, help="longest time for sending one [120]"
     )
     options = parser.parse_args(arguments)
-    if not options.studies.is_dir():
-        parser.error(f"--studies: there is no folder {options.studies}")
+    if options.studies.startswith(("http://", "https://")):
+        if options.workspace is None:
+            parser.error("--workspace: studies in a PACS need a folder for labels and models")
+    else:
+        options.studies = Path(options.studies)
+        if not options.studies.is_dir():
+            parser.error(f"--studies: there is no folder {options.studies}")
+        options.studies = options.studies.resolve()
     for name in ("weights", "token_file", "tls_cert", "tls_key"):
         file = getattr(options, name)
         if file is not None and not file.is_file():
@@ -52,8 +60,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if options.max_upload_mb <= 0 or options.upload_seconds <= 0:
         parser.error("--max-upload-mb and --upload-seconds are above 0")
     if options.workspace is None:
-        studies = options.studies.resolve()
-        options.workspace = studies.with_name(f"{studies.name}-workspace")
+        options.workspace = options.studies.with_name(f"{options.studies.name}-workspace")
     return options
 
 
@@ -64,7 +71,7 @@ def configure(options: argparse.Namespace, *, token: str | None) -> None:
         conf["weights"] = str(options.weights.resolve())
     chosen: dict[str, Any] = {
         "MONAI_LABEL_APP_DIR": str(APP),
-        "MONAI_LABEL_STUDIES": str(options.studies.resolve()),
+        "MONAI_LABEL_STUDIES": str(options.studies),
         "MONAI_LABEL_APP_CONF": conf,
         "MONAI_LABEL_SERVER_PORT": options.port,
         "MONAI_LABEL_TRACKING_ENABLED": False,  # MLflow is not wanted

@@ -1,0 +1,73 @@
+"""A DICOM Segmentation says what the findings say: read back with pydicom alone, bit by bit."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from test_datastore import HEIGHT, WIDTH, write_dicom
+
+from ftmtl.dicom_seg import NothingToSegment, to_dicom_seg
+from ftmtl.findings import Finding, Findings, ImageInfo, ModelInfo, Verdict, encode_rle
+
+IMAGE = ImageInfo(id="1.2.840.5", width=WIDTH, height=HEIGHT)
+MODEL = ModelInfo(name="ft_mtl_net", version="7", sha256="0" * 64)
+
+
+def document(*findings: Finding) -> Findings:
+    verdict = Verdict.of(findings, how="by hand")
+    return Findings(image=IMAGE, model=MODEL, findings=findings, verdict=verdict)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> pydicom.Dataset:
+    uids = {"StudyInstanceUID": "1.2.3.1", "SeriesInstanceUID": "1.2.3.2"}
+    file = write_dicom(tmp_path / "x.dcm", IMAGE.id, "Doe^Jane", **uids)
+    return pydicom.dcmread(file, stop_before_pixels=True)
+
+
+def test_masks_classes_and_who_drew_them(
+    source: pydicom.Dataset, recwarn: pytest.WarningsRecorder
+) -> None:
+    drawn, kept = np.zeros((2, HEIGHT, WIDTH), bool)
+    drawn[3:50, 7:31] = np.arange(24) % 3 > 0
+    kept[40:60, 20:41] = True  # the two overlap
+    by_hand = Finding(
+        id="a", label="malignant", bbox=(8, 3, 23, 47), segmentation=encode_rle(drawn),
+        mask_source="annotated", source="annotator", status="added",
+    )  # fmt: skip
+    accepted = Finding(
+        id="b", label="benign", bbox=(20, 40, 21, 20), segmentation=encode_rle(kept),
+        mask_source="model", source="model", status="accepted",
+    )  # fmt: skip
+    rejected = replace(accepted, id="c", status="rejected")
+    box = Finding(
+        id="d", label="benign", bbox=(60.4, 10, 9.8, 5), source="model", status="proposed"
+    )
+    found = document(by_hand, accepted, rejected, box)
+    stream = io.BytesIO()
+    to_dicom_seg(found, source, name="final 2").save_as(stream)
+    stream.seek(0)
+    seg = pydicom.dcmread(stream)
+
+    boxed = np.zeros((HEIGHT, WIDTH), bool)
+    boxed[10:15, 60:70] = True
+    assert np.array_equal(seg.pixel_array.astype(bool), [drawn, kept, boxed])
+    labels = [segment.SegmentLabel for segment in seg.SegmentSequence]
+    assert labels == ["malignant 1", "benign 2", "benign 3 (box alone)"]
+    algorithms = [segment.SegmentAlgorithmType for segment in seg.SegmentSequence]
+    assert algorithms == ["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
+    assert seg.SegmentSequence[1].SegmentAlgorithmName == "ft_mtl_net"
+    assert (seg.StudyInstanceUID, seg.PatientID) == ("1.2.3.1", "Doe^Jane")
+    assert seg.SourceImageSequence[0].ReferencedSOPInstanceUID == IMAGE.id
+    assert (seg.Rows, seg.Columns, seg.SegmentationType) == (HEIGHT, WIDTH, "BINARY")
+    assert not [w for w in recwarn if "Doe" in str(w.message)], "a warning tells the name"
+
+    assert to_dicom_seg(found, source, name="final 2").SOPInstanceUID == seg.SOPInstanceUID
+    assert to_dicom_seg(found, source, name="final 3").SOPInstanceUID != seg.SOPInstanceUID
+    with pytest.raises(NothingToSegment):
+        to_dicom_seg(document(rejected), source)
