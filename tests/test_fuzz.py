@@ -1,5 +1,6 @@
 """Requests that nobody thought of: made by schemathesis from the server's own OpenAPI document."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,13 +23,17 @@ def test_no_request_makes_it_fail(tmp_path: Path, untrained: Path, examples: int
                 *("--checks", "not_a_server_error", "--max-examples", str(examples)),
                 *("--phases", "coverage,fuzzing", "--seed", "1", "--warnings", "off"),
                 *("--continue-on-failure", "--no-shrink", "--workers", "2"),
+                # A crowded machine is slow, which is no failure.
+                *("--request-timeout", "600", "--suppress-health-check", "all"),
             ],
             cwd=tmp_path,
             capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-        assert "No issues found" in done.stdout or " passed" in done.stdout, done.stdout[-3000:]
+        lines = [line for line in server.log.read_text().splitlines() if '"request"' in line]
+        answers = [json.loads(line)["status"] for line in lines]
+        assert len(answers) > 300 and max(answers) < 500
         assert server.get("/info/").json()["models"]["ft_mtl_net"]["version"] == "1"
     outside = {p.name for p in tmp_path.iterdir()} - {".hypothesis", ".schemathesis"}
     assert {n for n in outside if not n.startswith("server-")} == {"studies", "ws"}
