@@ -19,6 +19,7 @@ from fastapi import HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.utils.async_tasks.utils import processes
 from monailabel.utils.sessions import Sessions
 
 from ftmtl import __version__
@@ -221,7 +222,8 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
             yield from score(infer, store, self.history, Job("scoring", {"method": MODEL}))
 
     def _trains(self) -> bool:
-        return bool(self._trainers[MODEL].stats().get("state") == "running")
+        # From the start of its process on, which is long before it says so itself.
+        return bool(processes("train")) or self._trainers[MODEL].stats().get("state") == "running"
 
     def bring_back(self, model: str, version: str) -> dict[str, Any]:
         """Takes a version into service; 404 for one that is not there, 409 past the gate."""
