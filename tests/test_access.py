@@ -147,6 +147,7 @@ def test_too_much_is_refused(server: Server) -> None:
     assert ask(server, "post", "/activelearning/first", data=document).status_code == 413
 
     def unannounced() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="x.dcm"\r\n\r\n'
         for _ in range(60):
             yield b"x" * 10_000
 
