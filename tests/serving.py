@@ -92,9 +92,10 @@ def serve(
 
     `options` are more of the launcher's.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", port or 0))
-        port = free.getsockname()[1]
+    if port is None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     if stock:
         command = ["-m", "monailabel.main", "start_server", "--app", APP, "--studies", studies]
         command += ["--conf", "workspace", workspace, "--conf", "weights", weights]
