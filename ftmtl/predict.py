@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ftmtl.canvas import Canvas, CanvasGeometry, make_canvas
-from ftmtl.device import autocast, pick_device
+from ftmtl.device import pick_device
 from ftmtl.findings import Finding, Findings, ImageInfo, ModelInfo, Rle, Verdict, encode_rle
 from ftmtl.mammogram import Mammogram, MammogramHeader
 from ftmtl.measure import measure_mask
+from ftmtl.network.inference import InferenceNet
 from ftmtl.network.model import Detections, FTMTLNet
 from ftmtl.reading import Candidate, Reading
 from ftmtl.veto import gather, masses, monotone, worst
@@ -41,7 +42,7 @@ class Predictor:
 
     def __init__(self, network: FTMTLNet, weights: Weights, *, version: str, device: torch.device
                  ) -> None:
-        self.network = network.to(device).eval()
+        self.network = InferenceNet(network, device)
         self.device = device
         self.preset = weights.preset
         self.metadata: dict[str, Any] = weights.metadata
@@ -171,8 +172,7 @@ class Predictor:
         image = torch.from_numpy(canvas.pixels)[None, None].to(self.device)
         valid = torch.from_numpy(canvas.valid)[None].to(self.device)
         asked = None if boxes is None else [boxes.to(self.device)]
-        with autocast(self.device):
-            return self.network.detect(image, valid, boxes=asked)[0]
+        return self.network.detect(image, valid, boxes=asked)[0]
 
     def _probabilities(self, logits: Tensor) -> NDArray[np.float64]:
         """Calibrated probabilities [K, 3] in double precision: they add up to 1."""

@@ -45,7 +45,7 @@ def transfer_averaged(theta4: Tensor, mask_logits: Tensor) -> Tensor:
 
 def _pooled(theta4: Tensor) -> Tensor:
     """Max pooling 2×2 and the global mean: [R, 14, 14, 4, 256] to [R, 256]."""
-    return theta4.max(dim=3).values.mean(dim=(1, 2))
+    return theta4.amax(dim=3).mean(dim=(1, 2))
 
 
 def unblock(maps: Tensor) -> Tensor:

@@ -56,8 +56,12 @@ class SegmentationHead(nn.Module):
 
     def forward(self, theta1: Tensor) -> tuple[Tensor, Tensor]:
         """θ4 [R, 14, 14, 4, 256] and the logits of M_b, M_m [R, 14, 14, 4, 2], in 2×2 blocks."""
-        blocks = F.relu(self.deconv1(theta1))  # [R, 7, 7, 4, 256]
+        return self.after_deconv1(self.deconv1(theta1))
+
+    def after_deconv1(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from what the first deconvolution gives, [R, 7, 7, 4, 256]."""
         rois, height, width = blocks.shape[:3]
+        blocks = F.relu(blocks)
         theta3 = blocks.unflatten(3, (2, 2)).transpose(2, 3).reshape(
             rois, 2 * height, 2 * width, TRANSFERRED
         )

@@ -130,13 +130,18 @@ class FTMTLNet(nn.Module):
         extents = extents_of(valid)
         proposals = self.proposals(self.rpn(theta0), extents, self.config.proposals_infer)
         counts = [len(p) for p in proposals]
-        deltas = self.detection(self.pool(theta0, proposals)).split(counts)
+        deltas = self._refinements(theta0, proposals).split(counts)
         refined = [
             box_ops.clip(box_ops.decode(d, p), extent)
             for d, p, extent in zip(deltas, proposals, extents, strict=True)
         ]
         refined = [boxes[box_ops.sound(boxes)] for boxes in refined]
         return [self._thin(*each) for each in self._describe(theta0, refined)]
+
+    def _refinements(self, theta0: Tensor, proposals: list[Tensor]) -> Tensor:
+        """Deltas [ΣR, 4] of each image's proposals [R, 4]."""
+        deltas: Tensor = self.detection(self.pool(theta0, proposals))
+        return deltas
 
     def _describe(
         self, theta0: Tensor, boxes: list[Tensor]
