@@ -15,6 +15,7 @@ from .session import Session
 
 STEP = 20  # of the threshold slider's thousand, for a key
 NUMBERS = range(1, 10)
+EDIT = "E"
 
 
 class MaskEditor(Protocol):
@@ -48,7 +49,7 @@ class CaseActions:
         self._case: Case | None = None
         self._editing: str | None = None
         self._comments = {"finding": "", "image": ""}
-        self._shortcuts: list[Any] = []
+        self._shortcuts: list[tuple[str, Any]] = []
         accept = _("It is a mass, as drawn")
         mask = _("Opens Slicer's Segment Editor on the selected finding; again: takes its mask")
         add = _("Two clicks in the image; the model answers with a mask and a score")
@@ -57,7 +58,7 @@ class CaseActions:
             (ui.rejectButton, "X", _("It is none"), self.reject),
             (ui.classButton, "C", _("Benign becomes malignant, and back"), self.change_class),
             (ui.addButton, "B", add, self.add_box),
-            (ui.maskButton, "E", mask, self.edit_mask),
+            (ui.maskButton, EDIT, mask, self.edit_mask),
             (ui.noMassButton, "0", _("Rejects what is shown: there is no mass"), self.no_mass),
             (ui.undoButton, "Ctrl+Z", _("Takes the last step back"), self.undo),
             (ui.redoButton, "Ctrl+Y", _("Does it again"), self.redo),
@@ -95,11 +96,12 @@ class CaseActions:
         for key, action in self._keys:
             shortcut = qt.QShortcut(qt.QKeySequence(key), window)
             shortcut.activated.connect(action)
-            self._shortcuts.append(shortcut)
+            self._shortcuts.append((key, shortcut))
+        self._show()
 
     def deafen(self) -> None:
         """Keys belong to others again."""
-        for shortcut in self._shortcuts:
+        for _key, shortcut in self._shortcuts:
             shortcut.setEnabled(False)
             shortcut.setParent(None)
             shortcut.deleteLater()
@@ -250,6 +252,9 @@ class CaseActions:
             button.setEnabled(bool(step) and free)
             tip = self._tips[key]
             button.setToolTip(f"{tip}: {step}" if step else tip)
+        for key, shortcut in self._shortcuts:  # the Segment Editor has keys of its own
+            shortcut.setEnabled(self._editing is None or key == EDIT)
+        ui.hideButton.setChecked(not self._scene.visible)
         ui.editorFrame.setVisible(self._editing is not None)
         words = _("Submit changes") if case is not None and case.based_on else _("Submit")
         ui.submitButton.setText(words)

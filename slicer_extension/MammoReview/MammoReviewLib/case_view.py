@@ -17,7 +17,7 @@ from .scene import Scene
 from .session import Session
 
 SLIDER_STEPS = 1000
-COLUMN_WIDTHS = (34, 92, 84, 84)
+COLUMN_WIDTHS = (30, 84, 82, 108)
 BAR = (
     "QProgressBar {{ border: 1px solid palette(mid); border-radius: 3px; }}"
     "QProgressBar::chunk {{ background-color: {colour}; border-radius: 2px; }}"

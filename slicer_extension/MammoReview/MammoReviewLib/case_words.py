@@ -74,9 +74,9 @@ def false_positives_line(known: tuple[float, int | None] | None) -> str:
         return _("How many false positives that is an image has not been measured.")
     fpi, images = known
     if images is None:
-        words = _("{fpi:.2g} false positives an image, on the model's held-out images")
+        words = _("False positives an image: {fpi:.2g}, on the model's held-out images")
     else:
-        words = _("{fpi:.2g} false positives an image, on {n} images of this server")
+        words = _("False positives an image: {fpi:.2g}, on {n} images of this server")
     return words.format(fpi=fpi, n=images)
 
 

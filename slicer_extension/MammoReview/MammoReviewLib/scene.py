@@ -60,6 +60,7 @@ class Scene:
     def open(self, file: Path, document: Findings) -> None:
         """Shows a mammogram; its findings come with `show`. Raises UnreadableImage."""
         self.close()
+        self._visible = True
         image = document.image
         name = " ".join(part for part in (image.laterality, image.view) if part) or "Mammogram"
         self._volume = load_volume(self._scene, file, image, name)

@@ -131,8 +131,7 @@ class Panel:
         self._ui.statusLabel.setStyleSheet(f"color: {colour}; font-weight: bold; padding: 0 4px;")
 
     def _opening(self, image_id: str | None) -> None:
-        if image_id is not None:
-            self._say(_("Opening …"))
+        self._say("" if image_id is None else _("Opening …"))
 
     def _say(self, sentence: str) -> None:
         self._ui.saidLabel.setText(sentence)

@@ -1,0 +1,167 @@
+"""The panel on a real Slicer core and real Qt: its window, its slice view, its questions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from MammoReviewLib.geometry import pixel_to_ras
+from MammoReviewLib.scene import Scene
+from MammoReviewLib.scene_view import SliceView
+from panel_qt import application
+from PIL import Image
+from PySide6.QtCore import QObject, QSettings, QTimer
+from PySide6.QtGui import QKeySequence
+from PySide6.QtTest import QTest
+from PySide6.QtUiTools import QUiLoader
+from slicer_qt.core import SlicerCore
+
+APPLICATION = application()
+
+from MammoReviewLib.widget import Panel, Surroundings, ask_in_window  # noqa: E402  needs `qt`
+
+EXTENSION = Path(__file__).resolve().parents[1] / "slicer_extension" / "MammoReview"
+UI = EXTENSION / "Resources" / "UI" / "MammoReview.ui"
+
+
+class EditorLogic:
+    """Slicer's Segment Editor without its widget: the same logic, a brush given by the test."""
+
+    def __init__(self, scene: Any) -> None:
+        self._mrml = scene
+        self._open: tuple[Any, Any, Scene, str] | None = None
+
+    def open(self, area: Any, scene: Scene, finding_id: str) -> None:
+        node = slicer.vtkMRMLSegmentEditorNode()
+        self._mrml.AddNode(node)
+        logic = slicer.vtkSlicerSegmentEditorLogic()
+        logic.SetMRMLScene(self._mrml)
+        logic.SetSegmentEditorNode(node)
+        logic.SetSegmentationNode(scene.segmentation)
+        logic.SetSourceVolumeNode(scene.volume)
+        node.SetSelectedSegmentID(finding_id)
+        node.SetOverwriteMode(node.OverwriteNone)
+        self._open = node, logic, scene, finding_id
+
+    def paint(self, x: int, y: int, width: int, height: int) -> None:
+        assert self._open is not None
+        _node, logic, scene, finding_id = self._open
+        brush = slicer.vtkOrientedImageData()
+        brush.SetExtent(x, x + width - 1, y, y + height - 1, 0, 0)
+        brush.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        brush.GetPointData().GetScalars().Fill(1)
+        matrix = vtk.vtkMatrix4x4()
+        scene.volume.GetIJKToRASMatrix(matrix)
+        brush.SetImageToWorldMatrix(matrix)
+        logic.ModifySegmentByLabelmap(
+            scene.segmentation, finding_id, brush, logic.ModificationModeAdd, True, False
+        )
+
+    def close(self) -> None:
+        assert self._open is not None
+        self._mrml.RemoveNode(self._open[0])
+        self._open = None
+
+
+class Screen:
+    """A panel beside a slice view, and the hands of a person."""
+
+    def __init__(self, folder: Path) -> None:
+        self.core = SlicerCore()
+        self.window = QUiLoader().load(str(UI))
+        named = (c for c in self.window.findChildren(QObject) if c.objectName())
+        self.ui = SimpleNamespace(**{child.objectName(): child for child in named})
+        self.editor = EditorLogic(self.core.scene)
+        self.questions: list[str] = []
+        self.answer = ""
+        self._ask = ask_in_window(self.window)
+        around = Surroundings(
+            make_scene=self._make_scene,
+            editor=self.editor,
+            ask=self._answered,
+            settings=QSettings(str(folder / "settings.ini"), QSettings.Format.IniFormat),
+            folder=folder / "panel",
+            window=self.window,
+        )
+        self.panel = Panel(self.ui, around)
+        self.window.resize(440, 1000)
+        self.window.show()
+        self.window.activateWindow()
+        self.panel.enter()
+        APPLICATION.processEvents()
+
+    def _make_scene(self) -> Scene:
+        view = self.core.view
+        slice_view = SliceView(self.core.scene, view.logic, view.interactor)
+        return Scene(self.core.scene, slice_view, lambda call: QTimer.singleShot(0, call))
+
+    def _answered(self, text: str, answers: list[str]) -> int:
+        """The real dialog, whose button of the text in `answer` is clicked."""
+        self.questions.append(text)
+
+        def click() -> None:
+            box = APPLICATION.activeModalWidget()
+            (button,) = (b for b in box.buttons() if b.text() == self.answer)
+            button.click()
+
+        QTimer.singleShot(50, click)
+        return self._ask(text, answers)
+
+    @property
+    def case(self) -> Any:
+        return self.panel.session.case
+
+    def wait(self, until: Callable[[], Any], seconds: float = 120) -> None:
+        began = time.monotonic()
+        while not until():
+            assert time.monotonic() - began < seconds, (self.said(), self.status())
+            APPLICATION.processEvents()
+            time.sleep(0.005)
+        APPLICATION.processEvents()
+
+    def press(self, key: str) -> None:
+        """A key, as a person presses it somewhere in the panel."""
+        self.window.activateWindow()  # a question that was answered took that away
+        assert QTest.qWaitForWindowActive(self.window)
+        self.ui.findingsTable.setFocus()
+        QTest.keySequence(self.window, QKeySequence(key))
+        APPLICATION.processEvents()
+
+    def said(self) -> str:
+        return self.ui.saidLabel.text()
+
+    def status(self) -> str:
+        return self.ui.statusLabel.text()
+
+    def table(self) -> list[list[str]]:
+        table = self.ui.findingsTable
+        columns = range(table.columnCount())
+        return [[table.item(r, c).text() for c in columns] for r in range(table.rowCount())]
+
+    def at(self, x: float, y: float) -> tuple[int, int]:
+        """Where a pixel of the mammogram is on the screen."""
+        return self.core.view.xy(pixel_to_ras([[x, y]], self.case.image.spacing_mm)[0])
+
+    def shot(self, file: Path) -> None:
+        """Panel and slice view side by side, as a small PNG."""
+        APPLICATION.processEvents()
+        grabbed = file.with_suffix(".panel.png")
+        self.window.grab().save(str(grabbed))
+        panel = Image.open(grabbed).convert("RGB")
+        grabbed.unlink()
+        view = Image.fromarray(np.ascontiguousarray(self.core.view.render()))
+        both = Image.new("RGB", (panel.width + view.width, max(panel.height, view.height)))
+        both.paste(panel, (0, 0))
+        both.paste(view, (panel.width, 0))
+        both.quantize(128).save(file, optimize=True)
+
+    def close(self) -> None:
+        self.panel.close()
+        self.window.close()
+        self.core.close()

@@ -1,0 +1,273 @@
+"""The loop as a reader has it: the real panel on Slicer and Qt, the real server, real films.
+
+The tests of this file are one morning in order: each goes on where the one before it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from panel_screen import Screen
+from serving import Server, serve
+
+from ftmtl.findings import Findings as ServerFindings
+from ftmtl.label_file import read_label_file
+from ftmtl.samples import prepare_samples
+
+STARTER = Path(__file__).resolve().parents[1] / "ftmtl" / "weights" / "starter.safetensors"
+SHOTS = os.environ.get("PANEL_SHOTS")  # a folder: pictures of the panel are left there
+SHORT = {"max_epochs": 1, "steps": 2, "stages": "heads", "publish": "always"}
+
+
+class Morning:
+    """The clinic's server and the reader's screen, for all tests of this file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.stack = folder, contextlib.ExitStack()
+        self.studies = folder / "studies"
+        prepare_samples(self.studies)
+        for file in self.studies.glob("P_00820*"):  # four views of one woman are enough here
+            file.unlink()
+        self.server = self.serve()
+        self.screen = Screen(folder)
+
+    def serve(self, **more: Any) -> Server:
+        workspace = self.folder / "workspace"
+        return self.stack.enter_context(
+            serve(self.folder, self.studies, workspace=workspace, weights=STARTER, **more)
+        )
+
+    def shot(self, name: str) -> None:
+        if SHOTS:
+            self.screen.shot(Path(SHOTS) / f"{name}.png")
+
+
+@pytest.fixture(scope="module")
+def morning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Morning]:
+    morning = Morning(tmp_path_factory.mktemp("morning"))
+    yield morning
+    morning.screen.close()
+    morning.stack.close()
+
+
+@pytest.fixture
+def screen(morning: Morning) -> Screen:
+    return morning.screen
+
+
+def test_connecting_shows_the_list_and_next_opens_a_read_case(
+    morning: Morning, screen: Screen
+) -> None:
+    connection = screen.panel.connection
+    connection.address.setEditText(morning.server.url)
+    connection.reader.setText("ann")
+    connection.connect_button.click()
+    screen.wait(lambda: screen.panel.worklist.table.rowCount() == 4)
+    assert "Connected" in screen.status()
+    assert not screen.ui.connectionArea.isVisible(), "the address has done its duty"
+    screen.panel.worklist.next_button.click()
+    screen.wait(lambda: screen.case is not None)
+    info = screen.panel.session.connection.info
+    assert screen.case.threshold == pytest.approx(info.threshold)
+    assert screen.ui.thresholdSlider.value() == round(1000 * info.threshold)
+    assert "False positives an image: 1," in screen.ui.fpiLabel.text()
+    assert "meant in training" in screen.ui.meaningLabel.text()
+    assert screen.case.image.laterality in screen.ui.verdictLabel.text()
+    pixels = screen.core.view.render()
+    assert (pixels > 60).mean() > 0.1, "a breast is on the screen"
+
+
+def test_findings_are_chosen_decided_and_taken_back_by_keys(
+    morning: Morning, screen: Screen
+) -> None:
+    while len(screen.case.shown) < 3 and screen.ui.thresholdSlider.value() > 20:
+        screen.press("[")
+    case = screen.case
+    assert len(case.shown) >= 3, "the starter weights propose something on this film"
+    assert len(screen.table()) == len(case.shown)
+    first, second, third = (finding.id for finding in case.shown[:3])
+    screen.press("1")
+    assert case.selected == first
+    assert screen.ui.findingsTable.currentRow() == 0
+    screen.press("A")
+    assert case.find(first).status == "accepted"
+    assert case.selected == second, "the next to decide is selected"
+    screen.press("X")
+    assert case.find(second).status == "rejected"
+    assert screen.table()[1][4] == "rejected"
+    before = case.find(third).label
+    screen.press("3")
+    screen.press("C")
+    assert case.find(third).label != before
+    screen.press("Ctrl+Z")
+    screen.press("Ctrl+Z")
+    assert (case.find(third).label, case.find(second).status) == (before, "proposed")
+    screen.press("Ctrl+Y")
+    screen.press("Ctrl+Y")
+    assert case.find(third).label != before
+    assert case.find(second).status == "rejected"
+    screen.core.view.click(*screen.at(*middle(case.find(first))))
+    assert case.selected is not None
+    morning.shot("decided")
+
+
+def test_a_box_is_dragged_and_another_drawn_and_the_model_answers(
+    morning: Morning, screen: Screen
+) -> None:
+    case = screen.case
+    first = case.shown[0].id
+    screen.press("1")
+    x, y, width, height = case.find(first).bbox
+    screen.core.view.render()
+    screen.core.view.drag(screen.at(x, y), screen.at(x - 0.3 * width, y - 0.3 * height))
+    assert case.find(first).status == "edited"
+    assert case.find(first).bbox[2] == pytest.approx(1.3 * width, rel=0.2)
+    screen.wait(lambda: case.find(first).segmentation is not None)
+    screen.press("B")
+    assert screen.ui.addButton.isChecked()
+    rows, columns = np.array([0.45, 0.55]) * case.image.height, np.array([0.15, 0.25])
+    for row, column in zip(rows, columns * case.image.width, strict=True):
+        screen.core.view.click(*screen.at(column, row))
+    screen.wait(lambda: case.selected and case.find(case.selected).status == "added")
+    added = case.selected
+    assert not screen.ui.addButton.isChecked()
+    screen.wait(lambda: case.find(added).scores is not None)
+    assert screen.table()[-1][2] != "–"
+    morning.shot("added")
+
+
+def test_a_drawn_mask_moves_its_box_and_is_one_step(morning: Morning, screen: Screen) -> None:
+    case = screen.case
+    added = case.selected
+    x, y, width, height = (int(side) for side in case.find(added).bbox)
+    steps = case.undo_name
+    screen.press("E")
+    assert screen.ui.editorFrame.isVisible()
+    screen.press("Ctrl+Z")
+    assert case.undo_name == steps, "undo belongs to the editor while it is open"
+    screen.editor.paint(x, y, width + 80, height)
+    screen.editor.paint(x, y, width + 80, height + 40)
+    screen.press("E")
+    assert not screen.ui.editorFrame.isVisible()
+    assert case.find(added).bbox == pytest.approx((x, y, width + 80, height + 40), abs=1.5)
+    assert case.find(added).mask_source == "annotated"
+    screen.press("Ctrl+Z")
+    assert case.find(added).bbox[2] == pytest.approx(width, abs=1.5)
+    screen.press("Ctrl+Y")
+    screen.ui.findingComment.setFocus()
+    screen.ui.findingComment.insert("spiculated")
+    screen.ui.findingComment.textEdited.emit("spiculated")
+    screen.ui.findingComment.editingFinished.emit()
+    assert case.find(added).comment == "spiculated"
+
+
+def test_leaving_asks_and_staying_stays(screen: Screen) -> None:
+    open_now = screen.case.image.id
+    screen.questions.clear()
+    screen.answer = "Stay"
+    screen.panel.worklist.next_button.click()
+    assert screen.questions == ["This case has edits that are not submitted."]
+    assert screen.case.image.id == open_now and screen.case.dirty
+
+
+def test_submitting_asks_once_and_the_server_has_what_was_seen(
+    morning: Morning, screen: Screen
+) -> None:
+    case = screen.case
+    screen.questions.clear()
+    if case.undecided():
+        screen.answer = "Go back"
+        screen.press("S")
+        assert case.dirty and case.undecided()
+        screen.answer = "Reject all"
+    screen.press("S")
+    screen.wait(lambda: case.based_on == 1)
+    assert all("neither accepted nor rejected" in text for text in screen.questions)
+    assert not case.dirty
+    label = morning.server.get("/datastore/label", label=case.image.id, tag="final")
+    file = morning.folder / "label.seg.nrrd"
+    file.write_bytes(label.content)
+    stored = read_label_file(file, image=ServerFindings.from_json(case.label.to_json()).image)
+    assert stored.to_json()["findings"] == case.label.to_json()["findings"]
+    screen.wait(lambda: screen.panel.session.worklist.find(case.image.id).state == "labelled")
+    morning.shot("submitted")
+
+
+def test_the_model_learns_and_the_next_case_is_read_by_the_new_one(
+    morning: Morning, screen: Screen
+) -> None:
+    session = screen.panel.session
+    before = session.connection.info.model_version
+    session.learning.start(SHORT)
+    screen.wait(lambda: session.connection.info.training.state == "done", 240)
+    screen.wait(lambda: session.connection.info.model_version != before)
+    assert session.connection.info.training.published
+    labelled = screen.case.image.id
+    screen.panel.worklist.next_button.click()
+    screen.wait(lambda: screen.case is not None and screen.case.image.id != labelled)
+    assert screen.case.document.model["version"] == session.connection.info.model_version
+    assert screen.case.document.model["version"] in screen.ui.meaningLabel.text()
+
+
+def test_no_mass_here_is_a_label_too_and_a_labelled_case_comes_back(
+    morning: Morning, screen: Screen
+) -> None:
+    empty = screen.case.image.id
+    screen.press("0")
+    assert "no finding" in screen.ui.verdictLabel.text()
+    screen.press("S")
+    screen.wait(lambda: screen.case.based_on == 1)
+    labelled = (r for r in screen.panel.session.worklist.rows if r.state == "labelled")
+    first = next(row for row in labelled if row.id != empty)
+    screen.panel.worklist.open(first.id)
+    screen.wait(lambda: screen.case.image.id == first.id)
+    assert {finding.status for finding in screen.case.shown} >= {"edited", "rejected", "added"}
+    assert screen.case.labelled_by == "ann"
+    assert not screen.case.dirty
+    assert screen.ui.submitButton.text() == "Submit changes"
+
+
+def test_a_server_that_dies_takes_no_edit_with_it(morning: Morning, screen: Screen) -> None:
+    case = screen.case
+    screen.press("1")
+    screen.press("C")
+    morning.server.kill()
+    screen.press("S")
+    screen.wait(lambda: screen.panel.session.connection.status == "lost")
+    assert len(screen.panel.session.sending.waiting) == 1
+    assert "again" in screen.status()
+    screen.press("2")
+    screen.press("X")
+    screen.press("Ctrl+Z")
+    port = int(morning.server.url.rsplit(":", 1)[1])
+    morning.server = morning.serve(port=port)
+    screen.wait(lambda: not screen.panel.session.sending.waiting, 180)
+    assert case.based_on == 2
+
+
+def test_leaving_gives_the_keys_back_and_closing_empties_only_our_part(screen: Screen) -> None:
+    case = screen.case
+    label = case.find(case.shown[0].id).label
+    screen.panel.exit()
+    screen.press("1")
+    screen.press("C")
+    assert case.find(case.shown[0].id).label == label
+    screen.panel.enter()
+    screen.panel.scene_closes()
+    assert screen.case is None
+    screen.core.scene.Clear(0)
+    assert screen.ui.verdictLabel.text() == "No case is open"
+    screen.panel.session.open(case.image.id)
+    screen.wait(lambda: screen.case is not None)
+    assert (screen.core.view.render() > 60).mean() > 0.1
+
+
+def middle(finding: Any) -> tuple[float, float]:
+    x, y, width, height = finding.bbox
+    return x + width / 2, y + height / 2
