@@ -120,6 +120,7 @@ def answer_requests(folder: Path) -> None:
                 body = (folder / "findings").read_bytes()
             (folder / "answered").write_text(repr(time.time()))
             self.send_response(status)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import types
@@ -14,6 +15,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 
 def application() -> QtWidgets.QApplication:
     """The one application, with `qt` to be imported."""
+    _keep_none()
     if "qt" not in sys.modules:
         qt = types.ModuleType("qt")
         for module in (QtCore, QtGui, QtWidgets):
@@ -21,6 +23,15 @@ def application() -> QtWidgets.QApplication:
             vars(qt).update({name: getattr(module, name) for name in names})
         sys.modules["qt"] = qt
     return QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
+
+
+def _keep_none() -> None:
+    """Lets None outlive PySide6 6.12, which loses a reference to it with every call of `setText`.
+
+    From Python 3.12 on None is immortal; before, the process ends when the last one is lost.
+    """
+    if sys.version_info < (3, 12):
+        ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
 
 
 class QtTimer:

@@ -159,7 +159,7 @@ class Screen:
         both = Image.new("RGB", (panel.width + view.width, max(panel.height, view.height)))
         both.paste(panel, (0, 0))
         both.paste(view, (panel.width, 0))
-        both.quantize(128).save(file, optimize=True)
+        both.quantize(200).save(file, optimize=True)
 
     def close(self) -> None:
         self.panel.close()

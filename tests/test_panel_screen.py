@@ -190,6 +190,7 @@ def test_submitting_asks_once_and_the_server_has_what_was_seen(
     screen.wait(lambda: case.based_on == 1)
     assert all("neither accepted nor rejected" in text for text in screen.questions)
     assert not case.dirty
+    assert screen.ui.submitButton.text() == "Submit changes"
     label = morning.server.get("/datastore/label", label=case.image.id, tag="final")
     file = morning.folder / "label.seg.nrrd"
     file.write_bytes(label.content)

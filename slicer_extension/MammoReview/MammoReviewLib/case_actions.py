@@ -86,6 +86,7 @@ class CaseActions:
         scene.box_placed.connect(self._placed)
         scene.clicked.connect(self._clicked)
         session.case_changed.connect(self._open)
+        session.sending.arrived.connect(self._show)
         self._open()
 
     # Keys

@@ -137,7 +137,8 @@ class CaseView:
             return
         verdict = case.verdict
         colour = case_words.COLOURS[verdict.label]
-        line = case_words.verdict_line(verdict, case.document, len(self._rows))
+        standing = sum(finding.stands for finding in self._rows)
+        line = case_words.verdict_line(verdict, case.document, standing)
         ui.verdictLabel.setText(line)
         ui.verdictLabel.setToolTip(_("How: {how}").format(how=verdict.how))
         ui.verdictLabel.setStyleSheet(f"font-size: 17px; font-weight: bold; color: {colour};")

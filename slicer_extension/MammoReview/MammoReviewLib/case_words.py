@@ -53,13 +53,13 @@ def cells(number: int, finding: Finding, image: ImageInfo) -> tuple[str, ...]:
     )
 
 
-def verdict_line(verdict: Verdict, document: Findings, shown: int) -> str:
+def verdict_line(verdict: Verdict, document: Findings, standing: int) -> str:
     """The image's verdict as one line."""
     image = document.image
     where = " ".join(part for part in (image.laterality, image.view) if part)
     if verdict.label == "no finding":
         # Boxes may be shown without a verdict on them: each is likelier background than mass.
-        said = _("no likely mass") if shown else _("no finding")
+        said = _("no likely mass") if standing else _("no finding")
     else:
         percent = f"{100 * verdict.malignancy:.0f}"
         said = _("{label}, {malignancy} of 100").format(

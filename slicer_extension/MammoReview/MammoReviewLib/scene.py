@@ -123,11 +123,13 @@ class Scene:
         self._drawn = wanted
         if changed or selected != self._selected:
             self._selected = selected
-            self._boxes.style(findings, selected)
+            self._boxes.style(findings, selected, relabel=changed)
             display = self._segmentation.GetDisplayNode()
+            was = display.StartModify()
             for finding_id in wanted:
                 weight = 1.0 if selected in (None, finding_id) else 0.55
                 display.SetSegmentOpacity2DOutline(finding_id, weight)
+            display.EndModify(was)
 
     def set_visible(self, visible: bool) -> None:
         """Shows or hides all findings, to look at the breast alone."""

@@ -52,14 +52,11 @@ class Boxes:
         """Its finding is no longer shown."""
         self._take_away(self._nodes.pop(finding_id))
 
-    def style(self, findings: Iterable[Finding], selected: str | None) -> None:
-        """Colours, labels and handles: only the selected box can be dragged."""
-        for label in self._labels.values():
-            label.RemoveAllControlPoints()
-        for number, finding in enumerate(findings, start=1):
+    def style(self, findings: Iterable[Finding], selected: str | None, relabel: bool) -> None:
+        """Colours and handles: only the selected box can be dragged. With `relabel` labels too."""
+        for finding in findings:
             node, chosen = self._nodes[finding.id], finding.id == selected
-            kind = finding.label if finding.stands else "rejected"
-            node.SetName(caption(number, finding))
+            kind = kind_of(finding)
             node.SetLocked(not chosen)
             display = node.GetDisplayNode()
             was = display.StartModify()
@@ -67,17 +64,28 @@ class Boxes:
             display.SetSelectedColor(*COLOURS[kind])
             display.SetHandlesInteractive(chosen)
             display.SetScaleHandleVisibility(chosen)
-            weight = 1.0 if chosen else 0.45 if kind == "rejected" else 0.85
-            display.SetOpacity(weight)
+            display.SetOpacity(1.0 if chosen else 0.45 if kind == "rejected" else 0.85)
             display.SetLineThickness(0.35 if chosen else 0.2)
             display.EndModify(was)
+        if relabel:
+            self._write_labels(findings)
+
+    def _write_labels(self, findings: Iterable[Finding]) -> None:
+        begun = {kind: label.StartModify() for kind, label in self._labels.items()}
+        for label in self._labels.values():
+            label.SetLocked(False)
+            label.RemoveAllControlPoints()
+        for number, finding in enumerate(findings, start=1):
+            text = caption(number, finding)
+            self._nodes[finding.id].SetName(text)
             x, y, width, _height = finding.bbox
             corner = pixel_to_ras([[x + width, y]], self._image.spacing_mm)[0]
-            label = self._labels[kind]
+            label = self._labels[kind_of(finding)]
             point = label.AddControlPoint(vtk.vtkVector3d(*corner))
-            label.SetNthControlPointLabel(point, caption(number, finding))
-        for label in self._labels.values():
+            label.SetNthControlPointLabel(point, text)
+        for kind, label in self._labels.items():
             label.SetLocked(True)
+            label.EndModify(begun[kind])
 
     def set_visible(self, visible: bool) -> None:
         """All boxes and labels."""
@@ -188,6 +196,11 @@ class Boxes:
 
     def _observe(self, node: Any, event: Any, call: Callable[..., None]) -> None:
         self._observers[node.GetID()] = node.AddObserver(event, call)
+
+
+def kind_of(finding: Finding) -> str:
+    """What its colour says."""
+    return finding.label if finding.stands else "rejected"
 
 
 def caption(number: int, finding: Finding) -> str:
