@@ -244,7 +244,8 @@ def test_a_server_that_dies_takes_no_edit_with_it(morning: Morning, screen: Scre
     assert len(screen.panel.session.sending.waiting) == 1
     assert "again" in screen.status()
     screen.press("2")
-    screen.press("X")
+    screen.press("A")
+    assert case.dirty, "reading goes on without a server"
     screen.press("Ctrl+Z")
     port = int(morning.server.url.rsplit(":", 1)[1])
     morning.server = morning.serve(port=port)

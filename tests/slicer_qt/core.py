@@ -82,6 +82,7 @@ class SliceView:
         shot = vtk.vtkWindowToImageFilter()
         shot.SetInput(self.window)
         shot.ReadFrontBufferOff()
+        shot.ShouldRerenderOff()
         shot.Update()
         image = shot.GetOutput()
         columns, rows, _ = image.GetDimensions()
