@@ -128,7 +128,8 @@ class Scene:
             was = display.StartModify()
             for finding_id in wanted:
                 weight = 1.0 if selected in (None, finding_id) else 0.55
-                display.SetSegmentOpacity2DOutline(finding_id, weight)
+                if display.GetSegmentOpacity2DOutline(finding_id) != weight:
+                    display.SetSegmentOpacity2DOutline(finding_id, weight)
             display.EndModify(was)
 
     def set_visible(self, visible: bool) -> None:

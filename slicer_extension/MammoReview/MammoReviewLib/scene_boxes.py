@@ -30,6 +30,7 @@ class Boxes:
         self._dragged, self._placed = dragged, placed
         self._nodes: dict[str, Any] = {}
         self._labels = {kind: self._label_node(kind) for kind in COLOURS}
+        self._styles: dict[str, tuple[str, bool]] = {}
         self._new: Any = None
         self._observers: dict[str, int] = {}  # by the ids of nodes
         self._quiet = False
@@ -50,6 +51,7 @@ class Boxes:
 
     def remove(self, finding_id: str) -> None:
         """Its finding is no longer shown."""
+        self._styles.pop(finding_id, None)
         self._take_away(self._nodes.pop(finding_id))
 
     def style(self, findings: Iterable[Finding], selected: str | None, relabel: bool) -> None:
@@ -57,6 +59,9 @@ class Boxes:
         for finding in findings:
             node, chosen = self._nodes[finding.id], finding.id == selected
             kind = kind_of(finding)
+            if self._styles.get(finding.id) == (kind, chosen):
+                continue
+            self._styles[finding.id] = kind, chosen
             node.SetLocked(not chosen)
             display = node.GetDisplayNode()
             was = display.StartModify()
