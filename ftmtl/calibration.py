@@ -1,22 +1,25 @@
-"""What held-out images say about weights: operating points and a calibration temperature.
+"""What held-out images say about weights: two calibrations and the operating points.
 
-The temperature divides the class logits so that the malignancy a person is shown agrees with how
-often a mass of that malignancy is malignant (Guo et al. 2017, "On Calibration of Modern Neural
-Networks"). Whether a place is a mass at all has operating points instead: the score thresholds at
-0.3, 1 and 3.67 false positives an image, measured with that temperature. Both come from patients
-that training never saw.
+The temperature divides the logits of benign and malignant, so that the malignancy a person is shown
+agrees with how often a mass of that malignancy is malignant (Guo et al. 2017, "On Calibration of
+Modern Neural Networks"). A line through the log odds of the score does the same for being a mass at
+all (Platt 1999). Neither changes an order. The operating points are the score thresholds at 0.3, 1
+and 3.67 false positives an image, measured with both. All come from patients that training never
+saw.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import logit
+from sklearn.linear_model import LogisticRegression
 
 from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import ImageRecord
@@ -26,9 +29,8 @@ from ftmtl.evaluation.inputs import UNKNOWN_CLASS, parse_predictions, parse_trut
 from ftmtl.evaluation.matching import CRITERIA, IGNORED, match
 from ftmtl.predict import Predictor
 from ftmtl.predict_files import predict_records
+from ftmtl.probabilities import Calibration
 from ftmtl.weights_file import load_weights, save_weights
-
-COUNTED_SCORE = 0.05  # the mass of candidates below it is never shown and would swamp the fit
 
 
 class NotCalibratable(ValueError):
@@ -43,30 +45,47 @@ def calibrate(
     device: str = "auto",
     on_file: Callable[[int, int, Path], None] = lambda done, total, path: None,
 ) -> dict[str, Any]:
-    """Write `weights` with `temperature` and `operating_points` from held-out records.
+    """Write `weights` with `calibration` and `operating_points` from held-out records.
 
     Returns what was added. Raises NotCalibratable, UnusableWeights.
     """
     read = load_weights(weights)
     network = read.network()
-    plain = replace(read, metadata={**read.metadata, "temperature": 1.0})
+    raw = {k: v for k, v in read.metadata.items() if k != "calibration"}
+    plain = replace(read, metadata=raw)
     predictor = Predictor(network, plain, version="uncalibrated", device=pick_device(device))
     results, _ = predict_records(predictor, records, on_file=on_file)
+    added = measure(records, results)
+    save_weights(out, network, preset=read.preset, metadata={**raw, **added})
+    return added
+
+
+def measure(
+    records: Sequence[ImageRecord], results: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """`calibration` and `operating_points` of uncalibrated COCO results on held-out records.
+
+    Raises NotCalibratable.
+    """
     probabilities, truth = _judged(records, results)
-    if not (truth > 0).any():
-        raise NotCalibratable("no held-out mass was found: calibrate on images with masses")
     masses = truth > 0
+    if not masses.any():
+        raise NotCalibratable("no held-out mass was found: calibrate on images with masses")
+    if masses.all():
+        raise NotCalibratable("every candidate is a mass: calibrate on images with false positives")
     kinds = np.log(np.clip(probabilities[masses, 1:], 1e-12, 1))
-    temperature = fit_temperature(kinds, truth[masses] - 1)
-    cooled = [_at_temperature(result, temperature) for result in results]
-    added = {
-        "temperature": temperature,
-        "operating_points": operating_points(to_coco(records), cooled),
+    slope, intercept = fit_odds(1 - probabilities[:, 0], masses)
+    fitted = Calibration(
+        temperature=fit_temperature(kinds, truth[masses] - 1), slope=slope, intercept=intercept
+    )
+    return {
+        "calibration": asdict(fitted),
+        "operating_points": operating_points(
+            to_coco(records), [_calibrated(result, fitted) for result in results]
+        ),
         "calibrated_on": f"{len(records)} held-out images of "
                          f"{len({r.patient_id for r in records})} patients",
     }
-    save_weights(out, network, preset=read.preset, metadata={**read.metadata, **added})
-    return added
 
 
 def fit_temperature(logits: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
@@ -81,10 +100,17 @@ def fit_temperature(logits: NDArray[np.float64], truth: NDArray[np.int64]) -> fl
     return float(np.exp(minimize_scalar(loss, bounds=(-2, 2), method="bounded").x))
 
 
+def fit_odds(scores: NDArray[np.float64], masses: NDArray[np.bool_]) -> tuple[float, float]:
+    """Slope and intercept of the log odds of being a mass over those of the scores [N] in 0…1."""
+    odds = logit(np.clip(scores, 1e-6, 1 - 1e-6))[:, None]
+    line = LogisticRegression(C=np.inf).fit(odds, masses)
+    return float(line.coef_[0, 0]), float(line.intercept_[0])
+
+
 def _judged(
     records: Sequence[ImageRecord], results: Sequence[dict[str, Any]]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Probabilities [N, 3] and true class [N] of the candidates that are likely enough to show.
+    """Probabilities [N, 3] and true class [N] of the candidates; 0 where there is no mass.
 
     Settled as for a FROC curve: a second candidate on a mass is background, one on a mass of
     unknown class or in an ignore region says nothing.
@@ -95,13 +121,11 @@ def _judged(
     hit = found >= 0
     classes = np.zeros(len(found), dtype=np.int64)
     classes[hit] = truth.mass_class[found[hit]]
-    counted = (predictions.score >= COUNTED_SCORE) & (found != IGNORED)
-    counted &= ~(hit & (classes == UNKNOWN_CLASS))
+    counted = (found != IGNORED) & ~(hit & (classes == UNKNOWN_CLASS))
     return predictions.probabilities[counted], classes[counted]
 
 
-def _at_temperature(result: dict[str, Any], temperature: float) -> dict[str, Any]:
-    scaled = np.log(np.clip(result["scores"], 1e-12, 1)) / temperature
-    scores = np.exp(scaled - scaled.max())
-    scores /= scores.sum()
-    return {**result, "scores": scores.tolist(), "score": float(1 - scores[0])}
+def _calibrated(result: dict[str, Any], calibration: Calibration) -> dict[str, Any]:
+    logits = np.log(np.clip(result["scores"], 1e-12, 1))[None]
+    (scores,) = calibration(logits).tolist()
+    return {**result, "scores": scores, "score": 1 - scores[0]}

@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     crossval.set_defaults(command=_crossval)
 
     calibrate = commands.add_parser(
-        "calibrate", help="put held-out operating points and a temperature into weights")
+        "calibrate", help="put held-out operating points and calibration into weights")
     calibrate.add_argument("--weights", type=Path, required=True)
     _data_options(calibrate)
     calibrate.add_argument("--out", type=Path, required=True, help="the weights to write")

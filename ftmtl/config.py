@@ -17,6 +17,8 @@ Variant = Literal[
     "ft-mtl-net", "mask-rcnn", "no-transfer", "no-weight-map", "detached-weight-map",
     "average-pooling",
 ]
+# How many boxes on one mass become one (network/settle.py).
+SettledBy = Literal["suppression", "consensus"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class NetworkConfig:
     proposals_infer: int
     proposal_nms_iou: float = 0.7
     detection_nms_iou: float = 0.3  # by class (DESIGN of the inference order; matterport)
+    settled_by: SettledBy = "suppression"
     variant: Variant = "ft-mtl-net"
 
 
@@ -171,6 +174,7 @@ RECOMMENDED = Preset(
         pre_nms=1000,
         proposals_train=200,
         proposals_infer=100,
+        settled_by="consensus",  # docs/experiments/consensus.md
     ),
     targets=TargetConfig(
         rpn_positive_iou=0.6, roi_samples=32, roi_positive_fraction=0.25, add_truth=True

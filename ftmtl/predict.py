@@ -21,11 +21,12 @@ from ftmtl.mammogram import Mammogram, MammogramHeader
 from ftmtl.measure import measure_mask
 from ftmtl.network.inference import InferenceNet
 from ftmtl.network.model import Detections, FTMTLNet
+from ftmtl.probabilities import Calibration
 from ftmtl.reading import Candidate, Reading
 from ftmtl.veto import gather, masses, monotone, worst
 from ftmtl.weights_file import Weights, load_weights
 
-SCORE_FLOOR = 0.01  # what lies under it is never a candidate, also not for a FROC curve
+SCORE_FLOOR = 0.001  # what lies under it is never a candidate, also not for a FROC curve
 LEAST_SIDE = 1.0  # of a candidate, canvas pixels
 MASS_IOU = 0.2  # boxes that overlap more are one mass (paper 2.3)
 THRESHOLD_WITHOUT_HELD_OUT_FIGURES = 0.5
@@ -48,7 +49,7 @@ class Predictor:
         self.metadata: dict[str, Any] = weights.metadata
         name = weights.preset.network.variant.replace("-", "_")
         self.model = ModelInfo(name=name, version=version, sha256=weights.sha256)
-        self.temperature = float(self.metadata.get("temperature", 1.0))
+        self.calibration = Calibration.of(self.metadata)
         points: dict[str, float] = self.metadata.get("operating_points", {})
         self.default_threshold = points.get("1", THRESHOLD_WITHOUT_HELD_OUT_FIGURES)
 
@@ -175,10 +176,8 @@ class Predictor:
         return self.network.detect(image, valid, boxes=asked)[0]
 
     def _probabilities(self, logits: Tensor) -> NDArray[np.float64]:
-        """Calibrated probabilities [K, 3] in double precision: they add up to 1."""
-        out: NDArray[np.float64] = \
-            (logits.double() / self.temperature).softmax(dim=1).cpu().numpy()
-        return out
+        """Calibrated probabilities [K, 3] of class logits [K, 3]."""
+        return self.calibration(logits.double().cpu().numpy())
 
 
 def image_info(mammogram: Mammogram | MammogramHeader, patient_key: str | None) -> ImageInfo:

@@ -1,11 +1,11 @@
-"""The temperature and the operating points, against cases whose answer is known."""
+"""Both calibrations, against cases whose answer is known."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from ftmtl.calibration import _judged, fit_temperature
+from ftmtl.calibration import _judged, fit_odds, fit_temperature
 from ftmtl.datasets.records import Annotation, ImageRecord
 
 
@@ -16,6 +16,16 @@ def test_the_temperature_undoes_overconfidence() -> None:
     shares = np.exp(honest) / np.exp(honest).sum(axis=1, keepdims=True)
     truth = (random.random((len(shares), 1)) > shares.cumsum(axis=1)).sum(axis=1)
     assert fit_temperature(2.5 * honest, truth) == pytest.approx(2.5, rel=0.05)
+
+
+def test_the_odds_come_back() -> None:
+    """Masses drawn with log odds 2.5 z − 1, scores whose log odds are z."""
+    random = np.random.default_rng(2)
+    z = random.normal(size=40_000)
+    masses = random.random(len(z)) < 1 / (1 + np.exp(1 - 2.5 * z))
+    slope, intercept = fit_odds(1 / (1 + np.exp(-z)), masses)
+    assert slope == pytest.approx(2.5, rel=0.03)
+    assert intercept == pytest.approx(-1, abs=0.05)
 
 
 def test_candidates_are_judged_by_the_mass_they_lie_on(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -32,7 +42,7 @@ def test_candidates_are_judged_by_the_mass_they_lie_on(tmp_path) -> None:  # typ
         for box, score in zip(boxes, scores, strict=True)
     ]
     probabilities, truth = _judged([record], results)
-    # A hit, a false positive, and a second box on the first mass. The third lies on a mass of
-    # unknown class; the last is too unlikely ever to be shown.
-    assert truth.tolist() == [2, 0, 0]
-    assert probabilities.tolist() == [scores[0], scores[1], scores[3]]
+    # A hit, a false positive, and two more boxes on the first mass. The third lies on a mass of
+    # unknown class.
+    assert truth.tolist() == [2, 0, 0, 0]
+    assert probabilities.tolist() == [scores[0], scores[1], *scores[3:]]

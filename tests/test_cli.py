@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 from ftmtl.cli import main
 from ftmtl.findings import Findings
 from ftmtl.predict import Predictor
+from ftmtl.probabilities import Calibration
 
 
 def test_help_comes_without_loading_torch() -> None:
@@ -102,7 +103,7 @@ def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
     assert main(["calibrate", "--weights", str(untrained), "--data", str(truth),
                  "--out", str(calibrated), "--device", "cpu"]) == 0
     predictor = Predictor.load(calibrated, device="cpu")
-    assert predictor.temperature != 1
+    assert predictor.calibration != Calibration()
     assert predictor.default_threshold == predictor.metadata["operating_points"]["1"]
 
 

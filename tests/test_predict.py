@@ -15,7 +15,8 @@ from PIL import Image
 from ftmtl.findings import SCHEMA_FILE, Findings, Verdict
 from ftmtl.mammogram import Mammogram, read_mammogram
 from ftmtl.overlay import draw_overlay
-from ftmtl.predict import Candidate, InvalidBoxes, Predictor, _mask, image_info
+from ftmtl.predict import SCORE_FLOOR, Candidate, InvalidBoxes, Predictor, _mask, image_info
+from ftmtl.probabilities import Calibration
 from ftmtl.rle import decode_rle
 
 
@@ -34,7 +35,7 @@ def scores(findings: Findings) -> list[tuple[dict[str, float] | None, float | No
 
 
 def test_a_real_film_gives_a_valid_document(predictor: Predictor, film: Mammogram) -> None:
-    findings = predictor(film, threshold=0.01, patient_key="0" * 16)
+    findings = predictor(film, threshold=SCORE_FLOOR, patient_key="0" * 16)
     document = json.loads(json.dumps(findings.to_json()))
     jsonschema.validate(document, json.loads(SCHEMA_FILE.read_text()))
     assert Findings.from_json(document) == findings
@@ -53,7 +54,7 @@ def test_a_real_film_gives_a_valid_document(predictor: Predictor, film: Mammogra
 
 
 def test_no_two_findings_are_one_mass(predictor: Predictor, film: Mammogram) -> None:
-    boxes = [f.bbox for f in predictor(film, threshold=0.01).findings]
+    boxes = [f.bbox for f in predictor(film, threshold=SCORE_FLOOR).findings]
     for i, (ax, ay, aw, ah) in enumerate(boxes):
         for bx, by, bw, bh in boxes[:i]:
             shared = max(0, min(ax + aw, bx + bw) - max(ax, bx)) * max(
@@ -65,8 +66,8 @@ def test_no_two_findings_are_one_mass(predictor: Predictor, film: Mammogram) -> 
 def test_threshold_and_number_cut_the_list_and_change_nothing_else(
     predictor: Predictor, film: Mammogram
 ) -> None:
-    whole = scores(predictor(film, threshold=0.01))
-    assert scores(predictor(film, threshold=0.01, max_findings=2)) == whole[:2]
+    whole = scores(predictor(film, threshold=SCORE_FLOOR))
+    assert scores(predictor(film, threshold=SCORE_FLOOR, max_findings=2)) == whole[:2]
     middle = 1 - whole[len(whole) // 2][0]["background"]  # type: ignore[index]
     kept = scores(predictor(film, threshold=middle))
     assert kept == whole[: len(kept)] and 0 < len(kept) < len(whole)
@@ -75,20 +76,21 @@ def test_threshold_and_number_cut_the_list_and_change_nothing_else(
 def test_neither_the_headers_window_nor_the_bit_depth_changes_a_score(
     predictor: Predictor, film: Mammogram, samples: Path, tmp_path: Path
 ) -> None:
-    expected = scores(predictor(film, threshold=0.01))
+    expected = scores(predictor(film, threshold=SCORE_FLOOR))
     dataset = pydicom.dcmread(samples / "P_00820_L_CC.dcm")
     dataset.WindowCenter, dataset.WindowWidth = 100, 50
     dataset.save_as(tmp_path / "window.dcm")
     narrow = read_mammogram(tmp_path / "window.dcm")
     assert not np.array_equal(narrow.for_display(), film.for_display())
-    assert scores(predictor(narrow, threshold=0.01)) == expected
+    assert scores(predictor(narrow, threshold=SCORE_FLOOR)) == expected
 
     eight = (film.pixels[::4, ::4] >> 8).astype(np.uint8)
     Image.fromarray(eight).save(tmp_path / "8.png")
     Image.fromarray(eight.astype(np.uint16) << 4).save(tmp_path / "12.png")
     shallow, deep = (read_mammogram(tmp_path / name) for name in ("8.png", "12.png"))
     assert (shallow.pixels.dtype, deep.pixels.dtype) == (np.uint8, np.uint16)
-    assert scores(predictor(shallow, threshold=0.01)) == scores(predictor(deep, threshold=0.01))
+    seen = [scores(predictor(one, threshold=SCORE_FLOOR)) for one in (shallow, deep)]
+    assert seen[0] == seen[1]
 
 
 def test_asked_about_boxes_it_describes_them_as_they_lie(
@@ -113,17 +115,20 @@ def test_boxes_that_are_none_are_refused(
         predictor(film, boxes=boxes)
 
 
-def test_a_temperature_cools_scores_and_keeps_the_order_of_malignancy(
+def test_what_is_shown_is_calibrated(
     predictor: Predictor, film: Mammogram, untrained: Path
 ) -> None:
-    cool = Predictor.load(untrained, device="cpu")
-    cool.temperature = 3.0
+    """Odds of a mass p are shown as e^0.5 · p²; those of malignant against benign as their root."""
+    sober = Predictor.load(untrained, device="cpu")
+    sober.calibration = Calibration(temperature=2.0, slope=2.0, intercept=0.5)
     box = [[500.0, 2700.0, 300.0, 250.0]]
-    hot = predictor(film, boxes=box).findings[0].scores
-    cold = cool(film, boxes=box).findings[0].scores
-    assert hot is not None and cold is not None
-    powers = np.array(list(hot.values())) ** (1 / 3)
-    assert list(cold.values()) == pytest.approx(list(powers / powers.sum()), rel=1e-6)
+    raw = predictor(film, boxes=box).findings[0].scores
+    shown = sober(film, boxes=box).findings[0].scores
+    assert raw is not None and shown is not None
+    odds = np.exp(0.5) * ((1 - raw["background"]) / raw["background"]) ** 2
+    assert 1 - shown["background"] == pytest.approx(odds / (1 + odds), rel=1e-6)
+    ratio = shown["malignant"] / shown["benign"]
+    assert ratio == pytest.approx((raw["malignant"] / raw["benign"]) ** 0.5, rel=1e-6)
 
 
 def test_the_mask_is_the_map_stretched_over_the_box() -> None:

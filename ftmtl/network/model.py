@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ftmtl.config import NetworkConfig, Part, Variant
+from ftmtl.config import NetworkConfig, Part, SettledBy, Variant
 
 from . import boxes as box_ops
 from .backbone import STRIDE, Backbone
@@ -29,6 +30,7 @@ from .heads import (
 from .mask_rcnn import MaskRcnnClassificationHead
 from .roi_align import roi_align
 from .rpn import RegionProposalNetwork, RpnOutput, propose
+from .settle import Settle, consensus, suppression
 
 POOLED = 7  # θ1 is 7×7 (2.1.2)
 
@@ -60,7 +62,8 @@ class Detections:
 class FTMTLNet(nn.Module):
     """The network; its parts are handed in, `build` makes the paper's.
 
-    `classification` maps (θ1, θ4, mask logits) to class logits [R, 3].
+    `classification` maps (θ1, θ4, mask logits) to class logits [R, 3]; `settle` thins an image's
+    boxes [R, 4] with class logits [R, 3] to one a mass.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class FTMTLNet(nn.Module):
         detection: DetectionHead,
         segmentation: SegmentationHead,
         classification: nn.Module,
+        settle: Settle,
     ) -> None:
         super().__init__()
         self.config = config
@@ -80,6 +84,7 @@ class FTMTLNet(nn.Module):
         self.detection = detection
         self.segmentation = segmentation
         self.classification = classification
+        self.settle = settle
 
     def parts(self, part: Part) -> list[nn.Module]:
         """The modules of a part, as the training stages name them."""
@@ -120,13 +125,14 @@ class FTMTLNet(nn.Module):
         """Findings of each canvas: images [B, 1, H, W] in 0…1, valid [B, H, W].
 
         The order is the paper's (2.3): propose, refine the boxes, pool again on the refined
-        boxes, masks, transferred features, classes; then non-maximum suppression by class.
+        boxes, masks, transferred features, classes. Then boxes on the same mass are settled, by
+        suppression or by consensus, and what is left is outlined.
         Given `boxes` (each [R, 4]) are described as they are, in order, none dropped or moved.
         """
         theta0 = self.backbone(images, valid)
         if boxes is not None:
             described = self._describe(theta0, boxes)
-            return [Detections(*each) for each in described]
+            return [Detections(b, c, _of_kind(maps, c), pooled) for b, c, maps, pooled in described]
         extents = extents_of(valid)
         proposals = self.proposals(self.rpn(theta0), extents, self.config.proposals_infer)
         counts = [len(p) for p in proposals]
@@ -136,7 +142,15 @@ class FTMTLNet(nn.Module):
             for d, p, extent in zip(deltas, proposals, extents, strict=True)
         ]
         refined = [boxes[box_ops.sound(boxes)] for boxes in refined]
-        return [self._thin(*each) for each in self._describe(theta0, refined)]
+        settled = [
+            self.settle(boxes, class_logits)
+            for boxes, class_logits, _, _ in self._describe(theta0, refined)
+        ]
+        outlined = self._describe(theta0, [boxes for boxes, _ in settled])
+        return [
+            Detections(boxes, class_logits, _of_kind(maps, class_logits), pooled)
+            for (boxes, class_logits), (_, _, maps, pooled) in zip(settled, outlined, strict=True)
+        ]
 
     def _refinements(self, theta0: Tensor, proposals: list[Tensor]) -> Tensor:
         """Deltas [ΣR, 4] of each image's proposals [R, 4]."""
@@ -146,26 +160,21 @@ class FTMTLNet(nn.Module):
     def _describe(
         self, theta0: Tensor, boxes: list[Tensor]
     ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """For each image: its boxes, their class logits [R, 3], masks [R, 28, 28], pooled θ1."""
+        """For each image: boxes, class logits [R, 3], maps [R, 2, 28, 28], pooled θ1 [R, 1024]."""
         counts = [len(b) for b in boxes]
         theta1 = self.pool(theta0, boxes)
         theta4, mask_logits = self.segmentation(theta1)
         class_logits = self.classification(theta1, theta4, mask_logits)
-        # The mask of the likelier kind of mass, also where background is likelier still.
-        kind = class_logits[:, 1:].argmax(dim=1)
-        maps = unblock(mask_logits)
-        masks = maps[torch.arange(len(kind), device=kind.device), kind].float().sigmoid()
+        maps = unblock(mask_logits).float().sigmoid()
         pooled = theta1.float().mean(dim=(1, 2))
-        parts = (each.split(counts) for each in (class_logits, masks, pooled))
+        parts = (each.split(counts) for each in (class_logits, maps, pooled))
         return list(zip(boxes, *parts, strict=True))
 
-    def _thin(
-        self, boxes: Tensor, class_logits: Tensor, masks: Tensor, pooled: Tensor
-    ) -> Detections:
-        kind = class_logits[:, 1:].argmax(dim=1)
-        score = 1 - class_logits.softmax(dim=1)[:, 0]
-        kept = box_ops.nms(boxes, score, self.config.detection_nms_iou, groups=kind)
-        return Detections(boxes[kept], class_logits[kept], masks[kept], pooled[kept])
+
+def _of_kind(maps: Tensor, class_logits: Tensor) -> Tensor:
+    """The map [R, 28, 28] of the likelier kind of mass, also where background is likelier still."""
+    kind = class_logits[:, 1:].argmax(dim=1)
+    return maps[torch.arange(len(kind), device=kind.device), kind]
 
 
 def extents_of(valid: Tensor) -> Tensor:
@@ -183,6 +192,12 @@ CLASSIFIERS: dict[Variant, Callable[[], nn.Module]] = {
 }
 
 
+SETTLED_BY: dict[SettledBy, Callable[[NetworkConfig], Settle]] = {
+    "suppression": lambda config: partial(suppression, iou=config.detection_nms_iou),
+    "consensus": lambda config: consensus,
+}
+
+
 def build(config: NetworkConfig, *, frozen_backbone: int = 0) -> FTMTLNet:
     """The network of `config.variant`; weights but the backbone's from N(0, init_std), biases 0."""
     classification = CLASSIFIERS[config.variant]()
@@ -193,6 +208,7 @@ def build(config: NetworkConfig, *, frozen_backbone: int = 0) -> FTMTLNet:
         detection=DetectionHead(),
         segmentation=SegmentationHead(),
         classification=classification,
+        settle=SETTLED_BY[config.settled_by](config),
     )
     for part in [*network.parts("rpn"), *network.parts("heads")]:
         for module in part.modules():
