@@ -89,7 +89,7 @@ class InferenceNet(FTMTLNet):
         super().__init__(
             network.config, backbone=cast(Backbone, FoldedBackbone(network.backbone)),
             rpn=network.rpn, detection=network.detection, segmentation=network.segmentation,
-            classification=network.classification,
+            classification=network.classification, settle=network.settle,
         )
         self.piece = PIECE[device.type]
         dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
@@ -109,21 +109,19 @@ class InferenceNet(FTMTLNet):
         out = []
         for features, mapped, rois in zip(theta0, unpooled, boxes, strict=True):
             pieces = [self._piece(features, mapped, part) for part in rois.split(self.piece)]
-            logits, masks, means = (torch.cat(each) for each in zip(*pieces, strict=True))
-            out.append((rois, logits, masks, means))
+            logits, maps, means = (torch.cat(each) for each in zip(*pieces, strict=True))
+            out.append((rois, logits, maps, means))
         return out
 
     def _piece(self, features: Tensor, mapped: Tensor, boxes: Tensor
                ) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits [R, 3], masks [R, 28, 28] and pooled θ1 [R, 1024] of boxes [R, 4]."""
+        """Class logits [R, 3], maps [R, 2, 28, 28], pooled θ1 [R, 1024] of boxes [R, 4]."""
         means = _mean_pool(features, boxes)
         pooled = roi_align(mapped, boxes, stride=STRIDE, size=POOLED)
         blocks = (pooled + self.segmentation.deconv1.bias.repeat(4)).unflatten(-1, (4, -1))
         theta4, mask_logits = self.segmentation.after_deconv1(blocks)
         class_logits = self.classification(means, theta4, mask_logits)
-        kind = class_logits[:, 1:].argmax(dim=1)
-        masks = unblock(mask_logits)[torch.arange(len(kind), device=kind.device), kind]
-        return class_logits, masks.float().sigmoid(), means.float().flatten(1)
+        return class_logits, unblock(mask_logits).float().sigmoid(), means.float().flatten(1)
 
 
 def _mean_pool(features: Tensor, boxes: Tensor) -> Tensor:
