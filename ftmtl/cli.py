@@ -223,6 +223,8 @@ def _train(options: argparse.Namespace) -> int:
             workers=options.workers, max_minutes=options.max_minutes, on_progress=bar.training,
             metadata={"malignant_means": options.malignant_means},
         )
+    if os.environ.get("RANK", "0") != "0":  # of several that torchrun started one speaks
+        return 0
     for line in outcome.left_out:
         print(f"left out: {line}", file=sys.stderr)
     print(f"weights: {outcome.weights}")

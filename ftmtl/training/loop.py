@@ -24,6 +24,7 @@ from ftmtl.network.model import FTMTLNet, build
 from ftmtl.weights_file import UnusableWeights, load_weights, save_weights
 
 from .checkpoints import load_checkpoint, save_checkpoint
+from .processes import Processes, joined
 from .samples import BalancedSampler, CanvasCache, Sample, TrainingSet, readable
 from .stages import learning_rate, losses, trainable
 
@@ -87,44 +88,75 @@ def train(
     or when `should_stop`. `on_epoch` is given the network after every epoch but the last, whose
     network is the outcome. Where a batch does not fit into memory it is gone through in parts
     (OutOfMemory where one image does not fit). `cache` holds the canvases (default: in `out`).
+    Started by `torchrun`, the processes share every batch (UnevenShares), and the first writes.
     """
     out.mkdir(parents=True, exist_ok=True)
-    where = pick_device(device)
+    with joined(pick_device(device), batch_size=preset.training.batch_size) as processes:
+        return _train(
+            processes, records, preset, out, imagenet, init, resume, workers, max_minutes,
+            on_progress if processes.first else lambda progress: None,
+            on_epoch if processes.first else lambda network, progress: None,
+            should_stop, cache, metadata or {},
+        )
+
+
+def _train(
+    processes: Processes, records: Sequence[ImageRecord], preset: Preset, out: Path,
+    imagenet: Path | None, init: Path | None, resume: bool, workers: int,
+    max_minutes: float | None, on_progress: Callable[[Progress], None],
+    on_epoch: Callable[[FTMTLNet, Progress], None], should_stop: Callable[[], bool],
+    cache: Path | None, metadata: dict[str, object],
+) -> Outcome:
     started = time.monotonic()
     store = CanvasCache(cache or out / "canvases", preset.network.canvas)
-    good, left_out = readable(records, store, lambda done, total: on_progress(
-        Progress("reading images", 0, len(preset.training.stages), 0, 0, done, total, {}, None)))
-    (out / "left_out.txt").write_text("".join(f"{line}\n" for line in left_out), encoding="utf-8")
+
+    def reading(done: int, total: int) -> None:
+        on_progress(Progress(
+            "reading images", 0, len(preset.training.stages), 0, 0, done, total, {}, None))
+
+    if processes.count > 1:  # each makes its share of the canvases; then all find them made
+        readable(processes.share(records), store, reading)
+        processes.wait()
+    good, left_out = readable(records, store, reading)
+    if processes.first:
+        lines = "".join(f"{line}\n" for line in left_out)
+        (out / "left_out.txt").write_text(lines, encoding="utf-8")
     if not good:
         reason = left_out[0] if left_out else "the data set is empty"
         raise NothingToTrainOn(f"no image can be trained on: {reason}")
     identity = _identity(preset, good)
     state = load_checkpoint(out, identity=identity) if resume else None
-    network = _start(preset, imagenet, init).to(where)
+    network = _start(preset, imagenet, init).to(processes.device)
     if state is not None:
         network.load_state_dict(state["network"])
-    run = _Run(network, good, store, preset, out, where, workers, identity, on_progress, on_epoch,
-               lambda: should_stop() or (max_minutes is not None
+    run = _Run(network, good, store, preset, out, processes, workers, identity, on_progress,
+               on_epoch, lambda: should_stop() or (max_minutes is not None
                                          and time.monotonic() - started > max_minutes * 60))
-    with contextlib.closing(SummaryWriter(str(out / "tensorboard"))) as run.board:
+    with contextlib.ExitStack() as closing:
+        if processes.first:
+            run.board = SummaryWriter(str(out / "tensorboard"))
+            closing.callback(run.board.close)
         finished = run.go(state)
     weights = out / "weights.safetensors"
-    save_weights(weights, network, preset=preset, metadata=metadata or {})
+    if processes.first:
+        save_weights(weights, network, preset=preset, metadata=metadata)
+    processes.wait()
     return Outcome(weights, finished, tuple(left_out))
 
 
 class _Run:
     """One run's moving parts; `done` counts steps over all stages."""
 
-    board: SummaryWriter
+    board: SummaryWriter  # of the first process
 
     def __init__(self, network: FTMTLNet, records: Sequence[ImageRecord], store: CanvasCache,
-                 preset: Preset, out: Path, device: torch.device, workers: int, identity: str,
+                 preset: Preset, out: Path, processes: Processes, workers: int, identity: str,
                  on_progress: Callable[[Progress], None],
                  on_epoch: Callable[[FTMTLNet, Progress], None],
                  should_stop: Callable[[], bool]) -> None:
         config = preset.training
-        self.network, self.preset, self.out, self.device = network, preset, out, device
+        self.network, self.preset, self.out = network, preset, out
+        self.processes, self.device = processes, processes.device
         self.workers, self.identity = workers, identity
         self.on_progress, self.on_epoch, self.should_stop = on_progress, on_epoch, should_stop
         self.images_at_once = config.batch_size
@@ -176,7 +208,7 @@ class _Run:
             began = now
             due = time.monotonic() - self.last_saved \
                 > 60 * self.preset.training.checkpoint_minutes
-            stop = self.should_stop()
+            stop = self.processes.one_says(self.should_stop())
             if due or stop:
                 self._save([number, step + 1], optimizer)
             if stop:
@@ -192,7 +224,8 @@ class _Run:
         before = sum(s.epochs for s in self.preset.training.stages[:stage])
         size = self.preset.training.batch_size
         order = [at for epoch in range(before, before + epochs) for at in self.sampler.epoch(epoch)]
-        batches = [order[i : i + size] for i in range(first * size, len(order), size)]
+        batches = [self.processes.share(order[i : i + size])
+                   for i in range(first * size, len(order), size)]
         return DataLoader(self.samples, batch_sampler=batches, num_workers=self.workers,  # type: ignore[arg-type]
                           collate_fn=list, pin_memory=False)
 
@@ -235,6 +268,7 @@ class _Run:
 
     def _learn(self, parameters: list[Parameter], values: dict[str, float],
                optimizer: torch.optim.SGD) -> dict[str, float]:
+        values = self.processes.average(parameters, values)
         torch.nn.utils.clip_grad_norm_(parameters, self.preset.training.clip_norm,
                                        error_if_nonfinite=True)
         optimizer.step()
@@ -260,8 +294,9 @@ class _Run:
         self.recent = {k: 0.95 * self.recent[k] + 0.05 * v for k, v in values.items()}
         old = self.rate_of_progress
         self.rate_of_progress = seconds if old is None else 0.95 * old + 0.05 * seconds
-        for name, value in values.items():
-            self.board.add_scalar(f"loss/{name}", value, self.done)
+        if self.processes.first:
+            for name, value in values.items():
+                self.board.add_scalar(f"loss/{name}", value, self.done)
         total = sum(s.epochs for s in self.preset.training.stages) * self.steps_per_epoch
         progress = Progress(
             stage=stage.name, stage_number=number + 1, stages=len(self.preset.training.stages),
@@ -274,11 +309,13 @@ class _Run:
         return progress
 
     def _save(self, at: list[int], optimizer: torch.optim.SGD | None) -> None:
+        self.last_saved = time.monotonic()
+        if not self.processes.first:
+            return
         save_checkpoint(self.out, {
             "identity": self.identity, "at": at, "network": self.network.state_dict(),
             "optimizer": None if optimizer is None else optimizer.state_dict(),
         })
-        self.last_saved = time.monotonic()
 
 
 def _start(preset: Preset, imagenet: Path | None, init: Path | None) -> FTMTLNet:
