@@ -80,22 +80,22 @@ class Predictor:
             return self.findings(self.read(mammogram), image, threshold=threshold,
                                  max_findings=max_findings)
         asked = _checked(boxes, mammogram.pixels.shape)
-        candidates = self._describe(self._canvas(mammogram), asked)
+        candidates = self._describe(self.canvas(mammogram), asked)
         return self._document(
             image, candidates, [c.malignancy for c in candidates if c.probabilities.argmax() != 0]
         )
 
     def read(self, mammogram: Mammogram) -> Reading:
         """What the network sees, before any threshold."""
-        return self._search(self._canvas(mammogram))
+        return self.read_canvas(self.canvas(mammogram))
 
     def read_mirrored(self, mammogram: Mammogram) -> Reading:
         """The same with left and right changed over before the network, and back after it."""
-        canvas = self._canvas(mammogram)
+        canvas = self.canvas(mammogram)
         rows, columns = canvas.geometry.filled
         pixels = canvas.pixels.copy()
         pixels[:rows, :columns] = pixels[:rows, :columns][:, ::-1]
-        seen = self._search(replace(canvas, pixels=pixels))
+        seen = self.read_canvas(replace(canvas, pixels=pixels))
         # The breast's box lies somewhere in the image, and mirrors about its own middle.
         edges = 2 * canvas.geometry.origin[0] + canvas.geometry.extent[0]
         back = tuple(
@@ -133,12 +133,17 @@ class Predictor:
             ),
         )
 
-    def _canvas(self, mammogram: Mammogram) -> Canvas:
+    def canvas(self, mammogram: Mammogram) -> Canvas:
+        """What the network will be shown of a mammogram; needs no network."""
         return make_canvas(mammogram.pixels, self.preset.network.canvas,
                            pixel_aspect=mammogram.pixel_aspect)
 
-    def _search(self, canvas: Canvas) -> Reading:
-        detections = self._detect(canvas)
+    def read_canvas(self, canvas: Canvas) -> Reading:
+        """The same as `read` of the canvas's mammogram."""
+        return self.gathered(self._detect(canvas), canvas)
+
+    def gathered(self, detections: Detections, canvas: Canvas) -> Reading:
+        """A reading from what the network detected on a canvas."""
         probabilities = self._probabilities(detections.class_logits)
         boxes = detections.boxes.float().cpu().numpy()
         features = _features(detections.pooled.cpu().numpy(), 1 - probabilities[:, 0])

@@ -11,15 +11,18 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from ftmtl.atomic import atomic_write, write_json
+from ftmtl.canvas import Canvas
 from ftmtl.datasets.records import BENIGN, MALIGNANT, ImageRecord
 from ftmtl.findings import Findings
 from ftmtl.mammogram import Mammogram, UnreadableMammogram, read_mammogram
 from ftmtl.overlay import save_overlay
 from ftmtl.patient_key import PatientKey
-from ftmtl.predict import SCORE_FLOOR, Predictor
+from ftmtl.predict import SCORE_FLOOR, Predictor, image_info
+from ftmtl.prefetch import ahead
 from ftmtl.veto import worst
 
 KEY_FILE = "patient.key"
+Opened = tuple[Mammogram, Canvas] | UnreadableMammogram
 CATEGORIES = {"benign": BENIGN, "malignant": MALIGNANT}
 
 
@@ -64,23 +67,39 @@ def predict_files(
     report = Report()
     by_patient: dict[str, list[Findings]] = {}
     files = list(files_below(paths))
-    for number, (file, root) in enumerate(files):
-        on_file(number, len(files), file)
-        try:
-            mammogram = read_mammogram(file, root=root)
-        except UnreadableMammogram as error:
-            report.refused.append(str(error))
+
+    def opened(at: tuple[Path, Path]) -> Opened:
+        return _opened(predictor, at[0], root=at[1])
+
+    for number, film in enumerate(ahead(opened, files)):
+        on_file(number, len(files), files[number][0])
+        if isinstance(film, UnreadableMammogram):
+            report.refused.append(str(film))
             continue
+        mammogram, canvas = film
         patient = key.of(mammogram)
-        findings = predictor(mammogram, threshold=threshold, patient_key=patient)
+        findings = predictor.findings(predictor.read_canvas(canvas),
+                                      image_info(mammogram, patient), threshold=threshold)
         write_json(out / f"{mammogram.image_id}.json", findings.to_json())
         save_overlay(out / f"{mammogram.image_id}.png", mammogram, findings)
-        by_patient.setdefault(patient, []).append(findings)
+        # The verdict is all that is needed later, and outlines are large.
+        by_patient.setdefault(patient, []).append(replace(findings, findings=()))
         report.read += 1
     write_json(out / "patients.json", patients_document(by_patient))
     with atomic_write(out / "refused.txt") as stream:
         stream.write("".join(f"{line}\n" for line in report.refused).encode())
     return report
+
+
+def _opened(
+    predictor: Predictor, file: Path, *, root: Path | None = None, aspect: float = 1.0
+) -> Opened:
+    """A film read and its canvas made, which needs no network; or why it cannot be read."""
+    try:
+        mammogram = with_aspect(read_mammogram(file, root=root), aspect)
+    except UnreadableMammogram as error:
+        return error
+    return mammogram, predictor.canvas(mammogram)
 
 
 def patients_document(by_patient: dict[str, list[Findings]]) -> dict[str, Any]:
@@ -108,15 +127,18 @@ def predict_records(
     """COCO predictions of a data set, down to the score floor, and what could not be read."""
     report = Report()
     results: list[dict[str, Any]] = []
-    for number, record in enumerate(records):
-        on_file(number, len(records), record.path)
-        try:
-            mammogram = read_mammogram(record.path)
-        except UnreadableMammogram as error:
-            report.refused.append(str(error))
+
+    def opened(record: ImageRecord) -> Opened:
+        return _opened(predictor, record.path, aspect=record.pixel_aspect)
+
+    for record, film in zip(records, ahead(opened, records), strict=True):
+        on_file(report.read + len(report.refused), len(records), record.path)
+        if isinstance(film, UnreadableMammogram):
+            report.refused.append(str(film))
             continue
-        mammogram = with_aspect(mammogram, record.pixel_aspect)
-        findings = predictor(mammogram, threshold=SCORE_FLOOR)
+        mammogram, canvas = film
+        findings = predictor.findings(predictor.read_canvas(canvas),
+                                      image_info(mammogram, None), threshold=SCORE_FLOOR)
         results += coco_results(findings, record.image_id)
         report.read += 1
     return results, report
