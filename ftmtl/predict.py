@@ -23,7 +23,7 @@ from ftmtl.network.inference import InferenceNet
 from ftmtl.network.model import Detections, FTMTLNet
 from ftmtl.probabilities import Calibration
 from ftmtl.reading import Candidate, Reading
-from ftmtl.veto import gather, masses, monotone, worst
+from ftmtl.veto import gather, likelier, masses, monotone, worst
 from ftmtl.weights_file import Weights, load_weights
 
 SCORE_FLOOR = 0.001  # what lies under it is never a candidate, also not for a FROC curve
@@ -82,7 +82,7 @@ class Predictor:
         asked = _checked(boxes, mammogram.pixels.shape)
         candidates = self._describe(self.canvas(mammogram), asked)
         return self._document(
-            image, candidates, [c.malignancy for c in candidates if c.probabilities.argmax() != 0]
+            image, candidates, [c.malignancy for c in candidates if c.score > 0.5]
         )
 
     def read(self, mammogram: Mammogram) -> Reading:
@@ -230,7 +230,7 @@ def _candidate(geometry: CanvasGeometry, box: NDArray[Any], members: NDArray[np.
 
 def _malignancy(members: NDArray[np.float64]) -> float:
     """The veto's malignancy of a mass; where background is likelier for all, the best box's."""
-    likely = members[members.argmax(axis=1) != 0]
+    likely = members[likelier(members)]
     if len(likely):
         return monotone(likely)
     return float(members[0, 2] / max(members[0, 1:].sum(), 1e-12))

@@ -5,8 +5,11 @@ mass malignant. The paper's formula for its score is not monotone: one box of be
 malignant 0.4 scores 0.4, but one of benign 0.4 and malignant 0.35 scores 0.6. So a monotone one is
 given besides.
 
-Probabilities are rows of [background, benign, malignant]. A row whose largest entry is background
-takes no part: on a tie with background it is background, on a tie of the other two it is benign.
+Probabilities are rows of [background, benign, malignant]. Which boxes take part? In the paper those
+whose largest entry is not background (`predicted`; on a tie with background it is background, on a
+tie of the other two it is benign). But a box of background 0.44, benign 0.22 and malignant 0.34 is
+likelier a mass than not, and would be passed over because nobody knows which. So the monotone
+formula takes all that are `likelier` a mass than background.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Formula = Callable[[NDArray[np.float64]], float]
+TakesPart = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
 BACKGROUND, BENIGN, MALIGNANT = 0, 1, 2
 
@@ -29,6 +33,16 @@ class Mass:
     best: int  # whose box and mask stand for the mass
     members: tuple[int, ...]  # by falling score, `best` first
     malignancy: float
+
+
+def predicted(probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows [N, 3] have a largest entry other than background."""
+    return np.asarray(probabilities.argmax(axis=1) != BACKGROUND)
+
+
+def likelier(probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows [N, 3] are likelier a mass, of either kind, than background."""
+    return np.asarray(probabilities[:, BACKGROUND] < 0.5)
 
 
 def paper(probabilities: NDArray[np.float64]) -> float:
@@ -48,10 +62,11 @@ def paper(probabilities: NDArray[np.float64]) -> float:
 def monotone(probabilities: NDArray[np.float64]) -> float:
     """Malignancy of one mass from its boxes [K, 3]: the largest p_m / (p_b + p_m).
 
-    It is above ½ exactly where a box is predicted malignant, and never falls when a box becomes
-    more malignant or joins the mass. 0 where no box is left.
+    Of boxes likelier a mass than not. It is above ½ exactly where one of them is likelier
+    malignant than benign, and never falls when a box becomes more malignant or joins the mass. 0
+    where no box is left.
     """
-    found = probabilities[probabilities.argmax(axis=1) != BACKGROUND]
+    found = probabilities[likelier(probabilities)]
     if not len(found):
         return 0.0
     return float((found[:, MALIGNANT] / found[:, BENIGN:].sum(axis=1)).max())
@@ -62,18 +77,19 @@ def masses(
     probabilities: ArrayLike,
     *,
     formula: Formula = monotone,
+    takes_part: TakesPart = likelier,
     iou: float = 0.2,
 ) -> list[Mass]:
     """Gather boxes [N, 4] (x1 y1 x2 y2) with probabilities [N, 3] into masses, best first.
 
     Greedy: the box with the highest score 1 − p_background, and all that are left with IoU above
-    `iou` to it, are one mass; then the next. Boxes whose best class is background take no part.
+    `iou` to it, are one mass; then the next. The paper's own: `paper` with `predicted`.
     """
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     shares = np.asarray(probabilities, dtype=np.float64).reshape(-1, 3)
     if len(corners) != len(shares):
         raise ValueError(f"There are {len(corners)} boxes but {len(shares)} rows of probabilities.")
-    likely = np.flatnonzero(shares.argmax(axis=1) != BACKGROUND)
+    likely = np.flatnonzero(takes_part(shares))
     groups = gather(corners[likely], 1 - shares[likely, BACKGROUND], iou=iou)
     found = []
     for group in groups:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftmtl.veto import Mass, masses, monotone, paper, worst
+from ftmtl.veto import Mass, likelier, masses, monotone, paper, predicted, worst
 
 FAR = [100.0, 100.0, 110.0, 110.0]
 
@@ -46,7 +46,7 @@ def test_a_malignant_box_on_a_benign_one_is_one_malignant_mass():
     boxes = rows([0, 0, 10, 10], [1, 1, 11, 11], FAR)
     probabilities = rows([0.05, 0.9, 0.05], [0.3, 0.3, 0.4], [0.4, 0.6, 0.0])
     # Scores 0.95, 0.7, 0.6: the benign box is the best of the mass, the malignant one has the veto.
-    assert masses(boxes, probabilities, formula=paper) == [
+    assert masses(boxes, probabilities, formula=paper, takes_part=predicted) == [
         Mass(best=0, members=(0, 1), malignancy=0.4),
         Mass(best=2, members=(2,), malignancy=0.4),
     ]
@@ -74,9 +74,16 @@ def test_greedy_by_score_and_not_by_chain():
 
 def test_nothing_found_is_zero():
     assert masses(np.empty((0, 4)), np.empty((0, 3))) == []
-    assert masses(rows(FAR), rows([0.4, 0.3, 0.3])) == []
+    assert masses(rows(FAR), rows([0.5, 0.1, 0.4])) == []
+    assert masses(rows(FAR), rows([0.4, 0.3, 0.3]), formula=paper, takes_part=predicted) == []
     assert worst([]) == 0.0
     assert worst([0.2, 0.7, 0.1]) == 0.7
+
+
+def test_a_mass_of_which_nobody_knows_the_kind_is_still_a_mass():
+    (found,) = masses(rows(FAR), rows([0.44, 0.22, 0.34]))
+    assert found.malignancy == pytest.approx(0.34 / 0.56)
+    assert paper(rows([0.44, 0.22, 0.34])) == 0.0
 
 
 def test_boxes_and_rows_must_agree():
@@ -98,12 +105,16 @@ def readings(draw):
 
 
 @settings(deadline=None)  # the machine may be busy
-@given(readings(), st.sampled_from([paper, monotone]))
-def test_every_foreground_box_is_in_one_mass(reading, formula):
+@given(readings(), st.sampled_from([(paper, predicted), (monotone, likelier)]))
+def test_every_foreground_box_is_in_one_mass(reading, rule):
     boxes, probabilities = reading
-    found = masses(boxes, probabilities, formula=formula)
+    formula, takes_part = rule
+    found = masses(boxes, probabilities, formula=formula, takes_part=takes_part)
     members = sorted(member for mass in found for member in mass.members)
-    assert members == np.flatnonzero(probabilities.argmax(axis=1) != 0).tolist()
+    background, benign, malignant = probabilities.T
+    foreground = {predicted: background < np.maximum(benign, malignant),
+                  likelier: background < 0.5}[takes_part]
+    assert members == np.flatnonzero(foreground).tolist()
     scores = [1 - probabilities[mass.best, 0] for mass in found]
     assert scores == sorted(scores, reverse=True)
     for mass in found:
