@@ -146,6 +146,16 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--out", type=Path, required=True, help="the weights to write")
     calibrate.add_argument("--device", default="auto")
     calibrate.set_defaults(command=_calibrate)
+
+    bench = commands.add_parser("bench", help="time each part of a reading on this machine")
+    bench.add_argument("films", type=Path, nargs="*", help="default: the eight sample films")
+    bench.add_argument("--weights", type=Path, help="default: the starter weights")
+    bench.add_argument("--device", default="auto")
+    bench.add_argument("--repeats", type=int, default=9)
+    bench.add_argument("--batch", type=int, default=8, help="canvases at once, for throughput")
+    bench.add_argument("--training-steps", type=int, default=3, help="0: none")
+    bench.add_argument("--json", type=Path, help="write everything here too")
+    bench.set_defaults(command=_bench)
     return parser
 
 
@@ -325,6 +335,29 @@ def _calibrate(options: argparse.Namespace) -> int:
         card = calibrate(options.weights, _records(options), options.out, device=options.device,
                          on_file=bar.files)
     print(json.dumps(card, indent=1))
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    import tempfile
+
+    from ftmtl.atomic import write_json
+    from ftmtl.bench import bench
+    from ftmtl.predict import Predictor
+    from ftmtl.samples import prepare_samples
+    from ftmtl.weights_file import STARTER_WEIGHTS
+
+    predictor = Predictor.load(options.weights or STARTER_WEIGHTS, device=options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        films = options.films
+        if not films:
+            prepare_samples(Path(folder))
+            films = sorted(Path(folder).glob("*.dcm"))
+        measured = bench(predictor, films, repeats=options.repeats, batch=options.batch,
+                         training_steps=options.training_steps)
+    print(measured.table())
+    if options.json:
+        write_json(options.json, measured.to_json())
     return 0
 
 

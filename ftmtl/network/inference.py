@@ -15,6 +15,7 @@ not grow with the number of proposals.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import cast
 
@@ -28,7 +29,6 @@ from ftmtl.device import has_bfloat16
 
 from .backbone import STRIDE, Backbone
 from .feature_transfer import unblock
-from .heads import Deconvolution
 from .model import POOLED, FTMTLNet
 from .roi_align import SAMPLES, roi_align
 
@@ -65,17 +65,18 @@ class FoldedBackbone(nn.Module):
         stem = fuse_conv_bn_eval(backbone.conv1, backbone.bn1)
         self.stem = nn.Conv2d(2, stem.out_channels, 7, stride=2, padding=3)
         kernels = stem.weight.detach()  # [64, 3, 7, 7]
-        # Σ_c w_c (255 i − m_c) v = 255 Σ_c w_c · (i v) − Σ_c w_c m_c · v
+        # Σ_c w_c (255 i − m_c) v = 255 Σ_c w_c · (i − ½) v + Σ_c w_c (127.5 − m_c) · v. Around ½
+        # bfloat16 is as fine as around the means.
         self.stem.weight = nn.Parameter(torch.stack(
-            [255 * kernels.sum(dim=1), -(kernels * backbone.means).sum(dim=1)], dim=1))
+            [255 * kernels.sum(dim=1), (kernels * (127.5 - backbone.means)).sum(dim=1)], dim=1))
         self.stem.bias = stem.bias
         blocks = [*backbone.layer1, *backbone.layer2, *backbone.layer3]
         self.blocks = nn.Sequential(*(FoldedBottleneck(cast(ResNetBottleneck, b)) for b in blocks))
 
     def forward(self, images: Tensor, valid: Tensor) -> Tensor:
         """θ0 [B, 1024, H/16, W/16] of images [B, 1, H, W] in 0…1 and valid [B, H, W]."""
-        shown = valid[:, None].to(self.stem.weight.dtype)
-        x = torch.cat([images.to(shown.dtype) * shown, shown], dim=1)
+        shown = valid[:, None].float()
+        x = torch.cat([(images - 0.5) * shown, shown], dim=1).to(self.stem.weight.dtype)
         x = self.stem(x.contiguous(memory_format=torch.channels_last)).relu_()
         theta0: Tensor = self.blocks(F.max_pool2d(x, 3, stride=2, padding=1))
         return theta0
@@ -102,23 +103,31 @@ class InferenceNet(FTMTLNet):
             for features, boxes in zip(theta0, proposals, strict=True)
         ])
 
-    def _describe(
+    def describe(
         self, theta0: Tensor, boxes: list[Tensor]
     ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        unpooled = _by_place(self.segmentation.deconv1, theta0)
+        """As `FTMTLNet.describe`."""
         out = []
-        for features, mapped, rois in zip(theta0, unpooled, boxes, strict=True):
-            pieces = [self._piece(features, mapped, part) for part in rois.split(self.piece)]
+        for features, rois in zip(theta0, boxes, strict=True):
+            pieces = [self.heads_of(*pooled) for pooled in self.pooled_pieces(features, rois)]
             logits, maps, means = (torch.cat(each) for each in zip(*pieces, strict=True))
             out.append((rois, logits, maps, means))
         return out
 
-    def _piece(self, features: Tensor, mapped: Tensor, boxes: Tensor
-               ) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits [R, 3], maps [R, 2, 28, 28], pooled θ1 [R, 1024] of boxes [R, 4]."""
-        means = _mean_pool(features, boxes)
-        pooled = roi_align(mapped, boxes, stride=STRIDE, size=POOLED)
-        blocks = (pooled + self.segmentation.deconv1.bias.repeat(4)).unflatten(-1, (4, -1))
+    def pooled_pieces(self, theta0: Tensor, boxes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the heads look at of one image's θ0 [1024, h, w] and boxes [R, 4], by pieces.
+
+        Mean-pooled θ1 [r, 1, 1, 1024] and θ1 after the first deconvolution [r, 7, 7, 4, 256].
+        """
+        first = self.segmentation.deconv1
+        unpooled = F.linear(theta0.permute(1, 2, 0), first.weight).permute(2, 0, 1)
+        for part in boxes.split(self.piece):
+            blocks = roi_align(unpooled, part, stride=STRIDE, size=POOLED)
+            blocks = (blocks + first.bias.repeat(4)).unflatten(-1, (4, -1))
+            yield _mean_pool(theta0, part), blocks
+
+    def heads_of(self, means: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Class logits [r, 3], maps [r, 2, 28, 28] and pooled θ1 [r, 1024] of a piece."""
         theta4, mask_logits = self.segmentation.after_deconv1(blocks)
         class_logits = self.classification(means, theta4, mask_logits)
         return class_logits, unblock(mask_logits).float().sigmoid(), means.float().flatten(1)
@@ -127,8 +136,3 @@ class InferenceNet(FTMTLNet):
 def _mean_pool(features: Tensor, boxes: Tensor) -> Tensor:
     """θ1 averaged over its bins [R, 1, 1, C] of `features` [C, h, w] and boxes [R, 4]."""
     return roi_align(features, boxes, stride=STRIDE, size=1, samples=POOLED * SAMPLES)
-
-
-def _by_place(deconv: Deconvolution, theta0: Tensor) -> Tensor:
-    """A deconvolution's linear map of every cell: [B, C, h, w] to [B, 4 · outputs, h, w]."""
-    return F.linear(theta0.permute(0, 2, 3, 1), deconv.weight).permute(0, 3, 1, 2)

@@ -131,33 +131,36 @@ class FTMTLNet(nn.Module):
         """
         theta0 = self.backbone(images, valid)
         if boxes is not None:
-            described = self._describe(theta0, boxes)
+            described = self.describe(theta0, boxes)
             return [Detections(b, c, _of_kind(maps, c), pooled) for b, c, maps, pooled in described]
         extents = extents_of(valid)
         proposals = self.proposals(self.rpn(theta0), extents, self.config.proposals_infer)
-        counts = [len(p) for p in proposals]
-        deltas = self._refinements(theta0, proposals).split(counts)
-        refined = [
-            box_ops.clip(box_ops.decode(d, p), extent)
-            for d, p, extent in zip(deltas, proposals, extents, strict=True)
-        ]
-        refined = [boxes[box_ops.sound(boxes)] for boxes in refined]
+        refined = self.refine(theta0, proposals, extents)
         settled = [
             self.settle(boxes, class_logits)
-            for boxes, class_logits, _, _ in self._describe(theta0, refined)
+            for boxes, class_logits, _, _ in self.describe(theta0, refined)
         ]
-        outlined = self._describe(theta0, [boxes for boxes, _ in settled])
+        outlined = self.describe(theta0, [boxes for boxes, _ in settled])
         return [
             Detections(boxes, class_logits, _of_kind(maps, class_logits), pooled)
             for (boxes, class_logits), (_, _, maps, pooled) in zip(settled, outlined, strict=True)
         ]
+
+    def refine(self, theta0: Tensor, proposals: list[Tensor], extents: Tensor) -> list[Tensor]:
+        """Each image's proposals [R, 4] moved by the detection head; those left of it [R', 4]."""
+        deltas = self._refinements(theta0, proposals).split([len(p) for p in proposals])
+        refined = [
+            box_ops.clip(box_ops.decode(d, p), extent)
+            for d, p, extent in zip(deltas, proposals, extents, strict=True)
+        ]
+        return [boxes[box_ops.sound(boxes)] for boxes in refined]
 
     def _refinements(self, theta0: Tensor, proposals: list[Tensor]) -> Tensor:
         """Deltas [ΣR, 4] of each image's proposals [R, 4]."""
         deltas: Tensor = self.detection(self.pool(theta0, proposals))
         return deltas
 
-    def _describe(
+    def describe(
         self, theta0: Tensor, boxes: list[Tensor]
     ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """For each image: boxes, class logits [R, 3], maps [R, 2, 28, 28], pooled θ1 [R, 1024]."""

@@ -1,0 +1,166 @@
+"""The network beside its peers on this machine, in one run.
+
+    python benchmarks/peers.py                    # 2 threads, 9 rounds
+    python benchmarks/peers.py --device cuda
+
+Everybody reads the same canvas of a sample film and makes as many proposals and as many detections;
+how many is printed, and that of the plain build differs on purpose: 1000 is the number of
+proposals that the paper's package (matterport) reads with. Every round runs each once, in turn, so
+that whatever else the machine does meets all alike; medians count. Time does not depend on
+weights, so torchvision's are random. Its models are there where torchvision's operators run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `ftmtl` does; before torch is loaded
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ftmtl.canvas import make_canvas
+from ftmtl.config import NetworkConfig
+from ftmtl.device import autocast, pick_device
+from ftmtl.mammogram import read_mammogram
+from ftmtl.network.inference import InferenceNet
+from ftmtl.network.model import FTMTLNet, build
+from ftmtl.samples import prepare_samples
+from ftmtl.weights_file import STARTER_WEIGHTS, load_weights
+
+FILM = "P_00820_L_CC.dcm"
+CLASSES = 3
+Runner = Callable[[], int]  # reads the canvas; how many detections
+
+
+def main() -> None:
+    """Measure and print a table and JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--weights", type=Path, default=STARTER_WEIGHTS)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    device = pick_device(options.device)
+    weights = load_weights(options.weights)
+    config = weights.preset.network
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_samples(Path(folder))
+        canvas = make_canvas(read_mammogram(Path(folder, FILM)).pixels, config.canvas)
+    image = torch.from_numpy(canvas.pixels)[None, None].to(device)
+    valid = torch.from_numpy(canvas.valid)[None].to(device)
+
+    def of_ours(network: FTMTLNet) -> Runner:
+        return lambda: len(network.detect(image, valid)[0].boxes)
+
+    matterport = replace(config, proposals_infer=1000, pre_nms=6000)
+
+    def plain(setting: NetworkConfig) -> FTMTLNet:
+        network = build(setting)
+        network.load_state_dict(weights.state)
+        return network.eval().to(device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    same, theirs = config.proposals_infer, matterport.proposals_infer
+    runners: dict[str, Runner] = {
+        f"ours, {same} proposals": of_ours(InferenceNet(weights.network(), device)),
+        f"ours plain, {same} proposals": of_ours(plain(config)),
+        f"ours plain, {theirs} proposals": of_ours(plain(matterport)),
+    }
+    many = weights.network()
+    many.config = matterport
+    runners[f"ours, {theirs} proposals"] = of_ours(InferenceNet(many, device))
+    detections = next(iter(runners.values()))()
+    try:
+        models = torchvision_models(config.canvas, same, detections)
+    except (ImportError, RuntimeError) as error:
+        print(f"torchvision's models are left out: {error}")
+        models = {}
+    grey = image[0].expand(3, -1, -1).contiguous()
+    for name, model in models.items():
+        model.to(device).eval()
+        runners[f"{name}, {same} proposals"] = of_torchvision(model, grey, device)
+
+    taken: dict[str, list[float]] = {name: [] for name in runners}
+    found = {name: run() for name, run in runners.items()}  # also warms up
+    for _ in range(options.rounds):
+        for name, run in runners.items():
+            began = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            taken[name].append(1000 * (time.perf_counter() - began))
+    ours = statistics.median(taken[next(iter(runners))])
+    rows = {
+        name: {"median": round(statistics.median(ms), 1), "fastest": round(min(ms), 1),
+               "slowest": round(max(ms), 1), "detections": found[name],
+               "times ours": round(statistics.median(ms) / ours, 2)}
+        for name, ms in taken.items()
+    }
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, "
+          f"canvas {config.canvas[0]}×{config.canvas[1]}, load {os.getloadavg()[0]:.1f}; ms")
+    for name, row in rows.items():
+        print(f"{name:44}", "  ".join(f"{key} {value}" for key, value in row.items()))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+def of_torchvision(model: nn.Module, image: torch.Tensor, device: torch.device) -> Runner:
+    """A reading by a torchvision model in the precision that ours takes on the device."""
+    def run() -> int:
+        with torch.inference_mode(), autocast(device):
+            return len(model([image])[0]["boxes"])
+    return run
+
+
+def torchvision_models(canvas: tuple[int, int], proposals: int, detections: int
+                       ) -> dict[str, nn.Module]:
+    """Mask R-CNN on a C4 map (He et al. 2017, conv5 in the box head) and on an FPN."""
+    from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+    from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
+    from torchvision.models.resnet import resnet50
+    from torchvision.ops import MultiScaleRoIAlign, nms
+
+    nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # a build that does not match torch fails here
+    alike = dict(
+        min_size=min(canvas), max_size=max(canvas), box_detections_per_img=detections,
+        rpn_pre_nms_top_n_test=1000, rpn_post_nms_top_n_test=proposals, box_score_thresh=0.0,
+    )
+    torch.manual_seed(0)
+    whole = resnet50(weights=None)
+    body = nn.Sequential(whole.conv1, whole.bn1, whole.relu, whole.maxpool,
+                         whole.layer1, whole.layer2, whole.layer3)
+    body.out_channels = 1024  # type: ignore[assignment]
+
+    class Conv5Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv5 = whole.layer4
+
+        def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+            return self.conv5(pooled).mean(dim=(2, 3))  # type: ignore[no-any-return]
+
+    c4 = MaskRCNN(
+        body,
+        box_roi_pool=MultiScaleRoIAlign(["0"], 14, 2), box_head=Conv5Head(),
+        box_predictor=FastRCNNPredictor(2048, CLASSES),
+        # torchvision's masks do not share conv5 with the boxes: they are made of C4 itself.
+        mask_roi_pool=MultiScaleRoIAlign(["0"], 14, 2), mask_head=nn.Identity(),
+        mask_predictor=MaskRCNNPredictor(1024, 256, CLASSES),
+        rpn_anchor_generator=AnchorGenerator(((32, 64, 128, 256, 512),), ((0.5, 1.0, 2.0),)),
+        **alike,
+    )
+    fpn = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES, **alike)
+    return {"torchvision C4": c4, "torchvision R50-FPN": fpn}
