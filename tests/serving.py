@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ APP = Path(__file__).resolve().parent.parent / "monailabel_app"
 def random_weights(file: Path) -> Path:
     """Untrained weights that behave: every layer's output is of the order of one."""
     torch.manual_seed(3)
-    network = build(RECOMMENDED.network, frozen_backbone=RECOMMENDED.training.frozen_backbone)
+    # Its boxes agree on nothing, so a consensus would leave no finding to work with.
+    config = replace(RECOMMENDED.network, settled_by="suppression")
+    network = build(config, frozen_backbone=RECOMMENDED.training.frozen_backbone)
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:  # takes the statistics of one canvas of noise for its own
         norm.momentum = 1.0
@@ -39,7 +41,7 @@ def random_weights(file: Path) -> Path:
         network.backbone(torch.rand(1, 1, height, width), torch.ones(1, height, width).bool())
         for last in (network.rpn.deltas, network.detection.deltas, network.classification.classes):
             last.weight.mul_(0.02)  # boxes near their anchors, classes near a third each
-    save_weights(file, network, preset=RECOMMENDED, metadata={})
+    save_weights(file, network, preset=replace(RECOMMENDED, network=config), metadata={})
     return file
 
 
