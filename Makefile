@@ -43,9 +43,10 @@ samples: $(READY_TO_SERVE)
 	@echo "Preparing the sample mammograms in studies/."
 	@$(PYTHON) -m ftmtl.samples studies
 
+# Two files of tests at a time, a core each: much of a test is waiting for a server to start.
 test: lint
 	@echo "Running the tests."
-	@$(PYTHON) -m pytest
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PYTHON) -m pytest -n 2 --dist loadfile
 
 soak: $(READY_TO_TEST)
 	@echo "Running the long tests."
