@@ -46,7 +46,7 @@ samples: $(READY_TO_SERVE)
 # Two files of tests at a time, a core each: much of a test is waiting for a server to start.
 test: lint
 	@echo "Running the tests."
-	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PYTHON) -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: $(READY_TO_TEST)
 	@echo "Running the long tests."
