@@ -233,6 +233,7 @@ SAVING = replace(QUICK, training=replace(
     QUICK.training, checkpoint_minutes=0.0, steps_per_epoch=3))
 
 
+@pytest.mark.soak
 def test_killed_at_work_on_two_devices_it_goes_on(tmp_path: Path) -> None:
     """kill -9 while two folds train: their processes end with their parent, nothing done is done
     again, and what had begun goes on from its checkpoint.

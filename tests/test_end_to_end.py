@@ -256,6 +256,7 @@ def test_a_training_can_be_stopped(server: Server, client: MONAILabelClient) -> 
     assert info["models"][MODEL]["version"] == in_service
 
 
+@pytest.mark.soak
 def test_killing_the_server_loses_no_label_and_leaves_no_orphan(
     server: Server, client: MONAILabelClient, clinic: Clinic, tmp_path: Path
 ) -> None:

@@ -181,6 +181,7 @@ def test_another_case_is_opened_while_the_model_is_asked(server: Server, readers
     ann.wait(lambda: ann.session.case.image.id != two)
 
 
+@pytest.mark.soak
 def test_a_server_that_dies_and_comes_back_gets_the_label_once(clinic: Clinic, readers, tmp_path):
     ann, _ = readers
     session = ann.session
