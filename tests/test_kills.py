@@ -57,7 +57,8 @@ class Annotators:
             if reply.status_code == 404:
                 continue
             rows: list[dict[str, Any]] = reply.json()["versions"]
-            assert [row["version"] for row in rows] == list(range(1, len(rows) + 1))
+            numbers = [row["version"] for row in rows]  # one that was cut off is never given again
+            assert numbers == sorted(set(numbers))
             assert {row["sha256"] for row in rows} == {sha256_of(self.files[image])}
             kept |= {(image, row["version"], row["submission_id"]) for row in rows}
             last = server.get("/datastore/label", label=image, tag="final")

@@ -73,6 +73,7 @@ def small() -> Preset:
         network=replace(
             RECOMMENDED.network, canvas=(HEIGHT, WIDTH), anchor_sizes=(24, 40),
             anchor_ratios=(1,), init_std=0.02, pre_nms=60, proposals_train=30, proposals_infer=20,
+            settled_by="suppression",
         ),
         targets=replace(
             RECOMMENDED.targets, rpn_samples=32, roi_samples=8, roi_positive_fraction=0.5
