@@ -57,11 +57,13 @@ def load_volume(scene: Any, file: Path, image: ImageInfo, name: str) -> Any:
     node.SetOrigin(0, 0, 0)
     node.SetSpacing(*(image.spacing_mm or (1.0, 1.0)), 1.0)
     node.SetIJKToRASDirections(*np.sign(ijk_to_ras(None)[:3, :3]).ravel())
-    scene.AddNode(node)
-    node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
+    display = slicer.vtkMRMLScalarVolumeDisplayNode()
+    display.SetAutoWindowLevel(False)  # before it sees the pixels: it would go through them all
+    display.SetDefaultColorMap()
     display.SetSaveWithScene(False)
-    display.SetAutoWindowLevel(False)
+    scene.AddNode(display)
+    node.SetAndObserveDisplayNodeID(display.GetID())
+    scene.AddNode(node)
     return node
 
 
