@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from MammoReviewLib import geometry, masks
@@ -73,6 +73,29 @@ def test_masks_are_coded_boxed_and_measured_as_the_server_does(mask, spacing):
     np.testing.assert_array_equal(masks.decode(masks.encode(mask)), mask)
     assert masks.box_of(mask) == (server.box_of(mask) if mask.any() else None)
     assert masks.measure(mask, spacing) == pytest.approx(measure_mask(mask, spacing))
+
+
+@given(MASKS)
+def test_the_part_and_the_outline_of_a_mask_are_those_of_its_pixels(mask):
+    assume(mask.any())
+    x, y, part = masks.crop(masks.encode(mask))
+    assert (x, y, *part.shape[::-1]) == masks.box_of(mask)
+    np.testing.assert_array_equal(mask[y : y + part.shape[0], x : x + part.shape[1]], part)
+    height, width = mask.shape
+
+    def inside(column: int, row: int) -> bool:
+        return 0 <= column < width and 0 <= row < height and bool(mask[row, column])
+
+    places = [(c, r) for c in range(width + 1) for r in range(height + 1)]
+    border = {((c, r), (c + 1, r)) for c, r in places if inside(c, r) != inside(c, r - 1)}
+    border |= {((c, r), (c, r + 1)) for c, r in places if inside(c, r) != inside(c - 1, r)}
+    drawn = []
+    for x0, y0, x1, y1 in masks.outline(masks.encode(mask)):
+        step = (1, 0) if y0 == y1 else (0, 1)
+        for n in range(int(x1 - x0 + y1 - y0)):
+            start = (x0 + n * step[0], y0 + n * step[1])
+            drawn.append((start, (start[0] + step[0], start[1] + step[1])))
+    assert len(drawn) == len(border) and set(drawn) == border
 
 
 def test_a_large_mask_is_measured_as_the_server_does():

@@ -18,6 +18,7 @@ from MammoReviewLib.geometry import pixel_to_ras
 from MammoReviewLib.scene import Scene
 from MammoReviewLib.scene_image import UnreadableImage, pixels_of
 from MammoReviewLib.scene_label_files import SlicerLabelFiles
+from MammoReviewLib.scene_segments import mask_of
 from MammoReviewLib.scene_view import SliceView
 from slicer_qt.core import SlicerCore
 
@@ -234,7 +235,7 @@ def test_dragging_a_corner_with_the_mouse_moves_the_box(
     ((name, box),) = dragged
     assert name == "F1"
     assert box == pytest.approx((60, 220, 140, 130), abs=2)
-    roi = core.scene.GetFirstNodeByName("1 malignant 83")
+    roi = core.scene.GetFirstNodeByName("MammoReview selected")
     assert roi.GetSize()[2] == 1 and roi.GetCenter()[2] == 0
     core.view.drag(on_screen(core, 20, 400), on_screen(core, 40, 420))
     assert len(dragged) == 1, "a box that is not selected stays"
@@ -270,15 +271,41 @@ def test_two_clicks_place_a_flat_box(core: SlicerCore, scene: Scene, phantom: Pa
 def test_only_what_changed_is_drawn_anew(core: SlicerCore, scene: Scene, phantom: Path) -> None:
     scene.open(phantom, document())
     first, second = finding("F1", 100, 250, 80), finding("F2", 110, 260, 80, "benign")
+
+    def lines(kind: str) -> Any:
+        return core.scene.GetFirstNodeByName(f"MammoReview {kind} lines").GetPolyData()
+
+    def captions(kind: str) -> list[str]:
+        node = core.scene.GetFirstNodeByName(f"MammoReview {kind}")
+        return [node.GetNthControlPointLabel(n) for n in range(node.GetNumberOfControlPoints())]
+
     scene.show((first, second), None)
-    segments = scene.segmentation.GetSegmentation()
-    kept = segments.GetSegment("F1").GetRepresentation("Binary labelmap")
+    kept = lines("malignant")
+    assert kept.GetNumberOfLines() == 4 + 6, "a box, and a square without its first pixel"
+    assert (captions("malignant"), captions("benign")) == (["1 malignant 83"], ["2 benign 83"])
     scene.show((first, dataclasses.replace(second, status="rejected")), "F2")
-    assert segments.GetSegment("F1").GetRepresentation("Binary labelmap") is kept
-    assert segments.GetSegment("F2").GetColor() == pytest.approx((0.6, 0.6, 0.6))
-    assert core.scene.GetFirstNodeByName("2 rejected") is not None
+    assert lines("malignant") is kept
+    assert lines("selected").GetNumberOfLines() == 6, "its box is the one with handles"
+    assert (captions("benign"), captions("rejected")) == ([], ["2 rejected"])
     scene.show((second,), None)
-    assert segments.GetSegmentIDs() == ("F2",)
+    assert [lines(k).GetNumberOfLines() for k in ("malignant", "benign", "selected")] == [0, 10, 0]
+    scene.set_visible(False)
+    hidden = core.view.render()
+    scene.show((), None)
+    np.testing.assert_array_equal(core.view.render(), hidden)
+
+
+def test_a_contour_lies_on_its_pixels(core: SlicerCore, scene: Scene, phantom: Path) -> None:
+    scene.open(phantom, document())
+    one = dataclasses.replace(finding("F1", 120, 260, 60), bbox=(90.0, 230.0, 120.0, 120.0))
+    for selected in (None, "F1"):
+        scene.show((one,), selected)
+        drawn = core.view.render().astype(int)
+        orange = (drawn[:, :, 0] - drawn[:, :, 2] > 120) & (drawn[:, :, 1] < 140)
+        for x, y in ((120, 290), (180, 290), (150, 260), (150, 320)):
+            column, up = on_screen(core, x, y)
+            row = core.view.size[1] - 1 - up
+            assert orange[row - 3 : row + 4, column - 3 : column + 4].any(), (x, y, selected)
 
 
 def test_a_mask_is_edited_and_undone_with_slicers_editor(
@@ -304,18 +331,21 @@ def test_a_mask_is_edited_and_undone_with_slicers_editor(
     matrix = vtk.vtkMatrix4x4()
     scene.volume.GetIJKToRASMatrix(matrix)
     brush.SetImageToWorldMatrix(matrix)
+    assert scene.segmentation.GetSegmentation().GetSegmentIDs() == ("F1",)
     logic.SaveStateForUndo()
     logic.ModifySegmentByLabelmap(
         scene.segmentation, "F1", brush, logic.ModificationModeAdd, True, False
     )
     expected = one.mask()
     expected[300:310, 200:220] = True
-    np.testing.assert_array_equal(scene.end_mask("F1"), expected)
-    np.testing.assert_array_equal(scene.end_mask("F2"), two.mask())
+    drawn = slicer.vtkMRMLSegmentationNode()
+    drawn.Copy(scene.segmentation)
+    np.testing.assert_array_equal(mask_of(drawn, "F1", IMAGE), expected)
     logic.Undo()
-    np.testing.assert_array_equal(scene.end_mask("F1"), one.mask())
-    scene.show((one, two), "F1")
-    np.testing.assert_array_equal(scene.end_mask("F1"), one.mask())
+    np.testing.assert_array_equal(scene.end_mask(), one.mask())
+    assert scene.segmentation is None
+    scene.begin_mask("F2")
+    np.testing.assert_array_equal(scene.end_mask(), two.mask())
     core.scene.RemoveNode(editor)
 
 

@@ -140,7 +140,7 @@ class CaseActions:
         if self._editing is not None:
             finding_id, self._editing = self._editing, None
             self._editor.close()
-            mask = self._scene.end_mask(finding_id)
+            mask = self._scene.end_mask()
             if case is not None and finding_id in {f.id for f in case.document.findings}:
                 case.set_mask(finding_id, mask)
         elif case is not None and case.selected is not None:

@@ -44,6 +44,51 @@ def decode(rle: Rle) -> Mask:
     return np.repeat(values, np.asarray(rle["counts"], dtype=np.int64)).reshape(width, height).T
 
 
+def crop(rle: Rle) -> tuple[int, int, Mask]:
+    """(x, y, part): the smallest part of a mask that is not empty with all its pixels.
+
+    `part` [height, width] has its first pixel at column x and row y of the image. What lies
+    around it is never laid out: a mask is a small part of a mammogram.
+    """
+    height = rle["size"][0]
+    turns = np.cumsum(rle["counts"])
+    begins, ends = turns[:-1:2], turns[1::2]
+    begins, ends = begins[begins < ends], ends[begins < ends] - 1  # first and last pixel of a run
+    left, right = begins[0] // height, ends[-1] // height
+    if (begins // height == ends // height).all():
+        top, bottom = (begins % height).min(), (ends % height).max()
+    else:  # a run goes on at the top of the next column
+        top, bottom = 0, height - 1
+    rows = bottom + 1 - top
+    steps = np.zeros((right + 1 - left) * rows + 1, dtype=np.int8)
+    np.add.at(steps, (begins // height - left) * rows + begins % height - top, 1)
+    np.add.at(steps, (ends // height - left) * rows + ends % height - top + 1, -1)
+    part = np.cumsum(steps[:-1], dtype=np.int8).astype(bool).reshape(-1, rows).T
+    return int(left), int(top), part
+
+
+def outline(rle: Rle) -> Any:
+    """The border of a mask that is not empty, as lines [N, 4] (x0, y0, x1, y1).
+
+    They lie on the edges between pixels inside and outside, each as long as it is straight.
+    """
+    x, y, part = crop(rle)
+    inside = np.pad(part, 1)
+    down, left, right = _runs(inside[1:] != inside[:-1])
+    across = np.column_stack([left - 1, down, right - 1, down])
+    along, top, bottom = _runs((inside[:, 1:] != inside[:, :-1]).T)
+    upright = np.column_stack([along, top - 1, along, bottom - 1])
+    return np.concatenate([across, upright]) + np.array([x, y, x, y], dtype=float)
+
+
+def _runs(flags: Any) -> tuple[Any, Any, Any]:
+    """Line, begin and end of every run of true values along the lines of `flags` [N, M]."""
+    padded = np.pad(flags, ((0, 0), (1, 1)))
+    begins = np.nonzero(padded[:, 1:] & ~padded[:, :-1])
+    ends = np.nonzero(~padded[:, 1:] & padded[:, :-1])
+    return begins[0], begins[1], ends[1]
+
+
 def box_of(mask: Mask) -> Box | None:
     """Smallest box around a mask; None where it is empty."""
     rows = np.flatnonzero(mask.any(axis=1))
