@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftmtl.config import MODELS
+from ftmtl.lean import load_monai
 
 if TYPE_CHECKING:
     from ftmtl.config import Preset
@@ -222,6 +223,7 @@ def _read_published(name: str, source: Path) -> tuple[list[ImageRecord], list[st
 
 
 def _train(options: argparse.Namespace) -> int:
+    load_monai()
     from ftmtl.config import PRESETS
     from ftmtl.training.loop import train
 
@@ -254,6 +256,7 @@ def _changed(preset: Preset, options: argparse.Namespace) -> Preset:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    load_monai()
     from ftmtl.predict import Predictor
     from ftmtl.predict_files import predict_files, predict_records, write_predictions
     from ftmtl.weights_file import STARTER_WEIGHTS
@@ -279,7 +282,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from ftmtl.evaluation import write_report
+    from ftmtl.evaluation.report import write_report
 
     metrics = write_report(options.out, options.truth, options.predictions,
                            against=options.against)
@@ -299,6 +302,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _crossval(options: argparse.Namespace) -> int:
+    load_monai()
     from ftmtl.config import PRESETS
     from ftmtl.crossval.outcome import assess
     from ftmtl.crossval.report import write_experiment_report
@@ -339,6 +343,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    load_monai()
     import tempfile
 
     from ftmtl.atomic import write_json

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -66,7 +67,9 @@ def load_weights(file: Path) -> Weights:
             card = json.loads(metadata["ftmtl"])
             state = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
         preset = Preset.from_json(card.pop("preset"))
-        _complete(state, build(preset.network).state_dict())
+        with torch.device("meta"):  # its names and shapes, without drawing any weights
+            wanted = build(preset.network).state_dict()
+        _complete(state, wanted)
     except FileNotFoundError as error:
         raise UnusableWeights(
             f"{file}: there is no such file. Train, or give other weights"
@@ -82,7 +85,7 @@ def _complete(state: dict[str, Tensor], network: dict[str, Tensor]) -> None:
     """Add the counters that are not stored; ValueError unless all else is the network's."""
     for name, value in network.items():
         if name.endswith("num_batches_tracked"):
-            state[name] = value
+            state[name] = torch.zeros(value.shape, dtype=value.dtype)
     if lacking := sorted(network.keys() - state.keys()):
         raise ValueError(f"{len(lacking)} tensors lack, {lacking[0]} first")
     if unknown := sorted(state.keys() - network.keys()):

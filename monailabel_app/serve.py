@@ -14,12 +14,10 @@ import sys
 # As `ftmtl` does, and for the processes that the server starts; it is read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import uvicorn
-
+from ftmtl.lean import load_monai
 from monailabel_app.server import log
 from monailabel_app.server.access import UnusableToken, find_token
 from monailabel_app.server.options import address, configure, is_loopback, parse
-from monailabel_app.server.routes import create_app
 
 MOST_CONNECTIONS = 200
 
@@ -47,6 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
     print(f"Reading mammograms in {options.studies} on {address(options)}", flush=True)
+    load_monai()
+    import uvicorn
+
+    from monailabel_app.server.routes import create_app
+
     server = create_app(
         token=token,
         loopback=loopback,

@@ -121,3 +121,15 @@ def test_a_mistake_is_one_sentence(
     assert main(arguments) == 2
     message = capsys.readouterr().err
     assert words in message and "Traceback" not in message and message.count("\n") == 1
+
+
+def test_monai_comes_alone_and_leaves_its_company_to_be_found() -> None:
+    code = ("import sys\n"
+            "from ftmtl.lean import TAKEN_ALONG, load_monai\n"
+            "load_monai()\n"
+            "import ftmtl.predict, ftmtl.training.loop\n"
+            "print(sorted({'mlflow', 'ignite', 'pandas', 'itk'} & set(sys.modules)))\n"
+            "import pandas, sklearn.metrics, matplotlib.figure, skimage.filters, scipy.signal\n"
+            "print(pandas.Series([2]).sum(), sklearn.metrics.roc_auc_score([0, 1], [0, 1]))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "2 1.0"]

@@ -13,13 +13,14 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
 from ftmtl.cli import main
-from ftmtl.evaluation import InvalidTruth, evaluate, write_report
+from ftmtl.evaluation import InvalidTruth, evaluate
 from ftmtl.evaluation.bootstrap import patient_weights
 from ftmtl.evaluation.compare import compare, headline, judge_by_fold, over_folds
 from ftmtl.evaluation.delong import delong_p
 from ftmtl.evaluation.evaluate import judge
 from ftmtl.evaluation.inputs import parse_predictions, parse_truth
 from ftmtl.evaluation.reliability import Reliability
+from ftmtl.evaluation.report import write_report
 
 BOX = [0.0, 0.0, 100.0, 100.0]
 

@@ -11,7 +11,8 @@ import matplotlib.image
 import pytest
 from evaluation_cases import image, mass, prediction, random_set, truth
 
-from ftmtl.evaluation import InvalidPredictions, InvalidTruth, evaluate, write_report
+from ftmtl.evaluation import InvalidPredictions, InvalidTruth, evaluate
+from ftmtl.evaluation.report import write_report
 
 BOX = [0.0, 0.0, 100.0, 100.0]
 MASK = {"size": [1000, 1000], "counts": [0, 100, 999_900]}

@@ -3,17 +3,15 @@
 The rooms in the order the data takes: `inputs` (truth and predictions as arrays), `matching` (which
 prediction found which mass), `froc`, `localisation`, `roc`, `dice` and `reliability` (the figures),
 `bootstrap` (their intervals), `evaluate` (all of them together), `compare` (two models; `delong`)
-and `report` (files for people).
+and `report` (files for people; imported by that name, since it brings matplotlib).
 """
 
 from ftmtl.evaluation.evaluate import evaluate, operating_points
 from ftmtl.evaluation.inputs import InvalidPredictions, InvalidTruth
-from ftmtl.evaluation.report import write_report
 
 __all__ = [
     "InvalidPredictions",
     "InvalidTruth",
     "evaluate",
     "operating_points",
-    "write_report",
 ]

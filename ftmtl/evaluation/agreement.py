@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import cohen_kappa_score
 
 from ftmtl.evaluation.inputs import UNKNOWN_CLASS, IntArray, Predictions, Truth
 from ftmtl.evaluation.matching import CRITERIA, FALSE_POSITIVE, match
@@ -34,6 +33,8 @@ def agreement(
     if len(np.union1d(reader, model)) < 2:
         reason = "reader and model have not both benign and malignant masses among those both found"
     else:
+        from sklearn.metrics import cohen_kappa_score  # slow to import: not at a server's start
+
         kappa = float(cohen_kappa_score(reader, model))
     return {
         "threshold": float(threshold),

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from ftmtl.evaluation.inputs import (
     MALIGNANT,
@@ -44,10 +43,14 @@ class Ranking:
 
     def auc(self) -> float | None:
         """The area under the curve, None where a class never occurs."""
+        from sklearn.metrics import roc_auc_score  # slow to import: not at a server's start
+
         return None if self.undefined else float(roc_auc_score(self.malignant, self.score))
 
     def curve(self) -> tuple[FloatArray, FloatArray]:
         """(false positive rate, true positive rate), every corner of the curve."""
+        from sklearn.metrics import roc_curve
+
         fpr, tpr, _ = roc_curve(self.malignant, self.score)
         return fpr, tpr
 

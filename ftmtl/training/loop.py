@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import Parameter
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 
 from ftmtl.config import Preset
 from ftmtl.datasets.records import ImageRecord
@@ -27,6 +27,9 @@ from .checkpoints import load_checkpoint, save_checkpoint
 from .processes import Processes, joined
 from .samples import BalancedSampler, CanvasCache, Sample, TrainingSet, readable
 from .stages import learning_rate, losses, trainable
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +137,8 @@ def _train(
                                          and time.monotonic() - started > max_minutes * 60))
     with contextlib.ExitStack() as closing:
         if processes.first:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
             run.board = SummaryWriter(str(out / "tensorboard"))
             closing.callback(run.board.close)
         finished = run.go(state)

@@ -26,7 +26,6 @@ from pydicom.dataset import Dataset
 
 from ftmtl import __version__
 from ftmtl.datasets.labels import FINAL, LABEL_SUFFIX, LabelVersion
-from ftmtl.dicom_seg import to_dicom_seg
 from ftmtl.findings import ImageInfo
 from ftmtl.label_file import read_label_file
 from ftmtl.mammogram import (
@@ -328,6 +327,8 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         Raises NothingToSegment for "no mass here", PacsError where the image cannot be had, and
         LookupError or UnreadableLabel where the label is gone.
         """
+        from ftmtl.dicom_seg import to_dicom_seg  # slow to import: not at the server's start
+
         entry = self.catalogue.get(image_id)
         found = [v for v in self.labels.versions(image_id, tag) if v.version == version]
         if entry is None or not found or found[0].file is None:

@@ -17,7 +17,6 @@ from pydicom.dataset import Dataset
 
 from ftmtl.atomic import write_json
 from ftmtl.datasets.labels import LabelVersion, image_folder
-from ftmtl.dicom_seg import NothingToSegment
 
 from .dicomweb import DicomWeb, PacsError, Unreachable
 from .files import set_aside
@@ -59,6 +58,8 @@ class Outbox:
 
     def send(self) -> None:
         """Sends what waits, until all is gone or the PACS does not answer."""
+        from ftmtl.dicom_seg import NothingToSegment  # slow to import: not at the server's start
+
         with self._busy:
             for file in sorted(self._waiting.glob("*.json")):
                 try:
