@@ -98,7 +98,7 @@ class Screen:
 
     def _make_scene(self) -> Scene:
         view = self.core.view
-        slice_view = SliceView(self.core.scene, view.logic, view.interactor)
+        slice_view = SliceView(self.core.scene, view.logic, view.interactor, self.core.frame)
         return Scene(self.core.scene, slice_view, lambda call: QTimer.singleShot(0, call))
 
     def _answered(self, text: str, answers: list[str]) -> int:

@@ -39,7 +39,7 @@ def core() -> Iterator[SlicerCore]:
 @pytest.fixture
 def scene(core: SlicerCore) -> Iterator[Scene]:
     later: list[Any] = []
-    view = SliceView(core.scene, core.view.logic, core.view.interactor)
+    view = SliceView(core.scene, core.view.logic, core.view.interactor, core.frame)
     scene = Scene(core.scene, view, later.append)
     scene.later = later  # type: ignore[attr-defined]
     yield scene
@@ -186,7 +186,9 @@ def test_closing_leaves_the_scene_and_view_of_others_as_they_were(
     scene.show((finding("F1", 100, 250, 80),), "F1")
     scene.place_box()
     assert len(nodes(core)) > len(before)
+    assert not core.frame.shown, "nothing but the slice"
     scene.close()
+    assert core.frame.shown
     assert nodes(core) == before
     assert composite.GetBackgroundVolumeID() == volume.GetID()
     assert core.view.node.GetOrientation() == "Sagittal"

@@ -103,12 +103,14 @@ class MammoReviewLogic(ScriptedLoadableModuleLogic):
         """The case's room in Slicer's scene and its red slice view."""
         from MammoReviewLib.scene import Scene
         from MammoReviewLib.scene_view import SliceView
+        from MammoReviewLib.slice_frame import SlicerSliceFrame
 
         layout = slicer.app.layoutManager()
         if layout.sliceWidget("Red") is None:
             layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
         red = layout.sliceWidget("Red")
-        view = SliceView(slicer.mrmlScene, red.sliceLogic(), red.sliceView().interactor())
+        frame = SlicerSliceFrame(red)
+        view = SliceView(slicer.mrmlScene, red.sliceLogic(), red.sliceView().interactor(), frame)
         return Scene(slicer.mrmlScene, view, lambda call: qt.QTimer.singleShot(0, call))
 
 

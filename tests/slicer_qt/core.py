@@ -125,6 +125,19 @@ class SliceView:
         self.interactor.InvokeEvent(vtk.vtkCommand.LeftButtonReleaseEvent)
 
 
+class Frame:
+    """What Slicer shows around its slice view, as far as it can be told without it."""
+
+    def __init__(self) -> None:
+        self.shown = True
+
+    def hide(self) -> None:
+        self.shown = False
+
+    def give_back(self) -> None:
+        self.shown = True
+
+
 class SlicerCore:
     """What Slicer's application has when it has started: a scene, logics and a slice view."""
 
@@ -146,6 +159,7 @@ class SlicerCore:
                 node.SetSingletonOn()
                 self.scene.AddNode(node)
         self.view = SliceView(self.scene, self.app_logic, width, height)
+        self.frame = Frame()
 
     def close(self) -> None:
         self.view.managers.SetMRMLDisplayableNode(None)

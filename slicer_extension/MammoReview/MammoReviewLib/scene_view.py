@@ -6,7 +6,7 @@ mammogram lies in no anatomical space, and letters on it would be wrong.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import slicer
@@ -24,14 +24,27 @@ RULER_WIDTH = 2.5  # screen pixels
 RULER_AT = (24, 34)  # screen pixels from the view's left and lower edge
 
 
+class Frame(Protocol):
+    """What an application shows around and over its slice view."""
+
+    def hide(self) -> None:
+        """The slice alone."""
+        ...
+
+    def give_back(self) -> None:
+        """As it was before `hide`."""
+        ...
+
+
 class SliceView:
     """Slicer's red slice view. `clicked(x, y)`: a mouse press, in the image's pixels."""
 
-    def __init__(self, scene: Any, logic: Any, interactor: Any) -> None:
+    def __init__(self, scene: Any, logic: Any, interactor: Any, frame: Frame) -> None:
         """`logic` is the vtkMRMLSliceLogic, `interactor` the view's vtkRenderWindowInteractor."""
         self.clicked = Signal()
         self._scene, self._logic, self._interactor = scene, logic, interactor
         self._node = logic.GetSliceNode()
+        self._frame = frame
         self._image: ImageInfo | None = None
         self._breast = (0, 0, 1, 1)
         self._before: dict[str, Any] | None = None
@@ -54,6 +67,7 @@ class SliceView:
         self._node.SetRulerType(self._node.RulerTypeNone)  # ours says what is measured
         self._logic.SetSliceOffset(0)
         self._ruler = self._ruler_node()
+        self._frame.hide()
         self.fit()
         press = vtk.vtkCommand.LeftButtonPressEvent
         self._observe(self._interactor, press, self._pressed)
@@ -106,11 +120,13 @@ class SliceView:
         node.SetXYZOrigin(*before["origin"])
         node.UpdateMatrices()
         self._remove_ruler()
+        self._frame.give_back()
         self._before = self._image = None
 
     def forget(self) -> None:
         """The scene is being closed: there is nothing to give back."""
         self._stop_observing()
+        self._frame.give_back()
         self._ruler = self._before = self._image = None
 
     # Inside

@@ -17,6 +17,7 @@ from MammoReviewLib.client import Client
 from MammoReviewLib.failures import Failure
 from MammoReviewLib.findings import Finding, Findings, ImageInfo, verdict_of, with_mask
 from MammoReviewLib.scene_label_files import SlicerLabelFiles
+from MammoReviewLib.slice_frame import SlicerSliceFrame
 
 
 class MammoReviewInSlicer(unittest.TestCase):
@@ -31,6 +32,19 @@ class MammoReviewInSlicer(unittest.TestCase):
         widget = slicer.modules.mammoreview.widgetRepresentation()
         self.assertTrue(widget.visible)
         slicer.util.selectModule("Data")  # and leaving it is no trouble either
+
+    def test_only_the_slice_is_shown_and_the_rest_comes_back(self) -> None:
+        red = slicer.app.layoutManager().sliceWidget("Red")
+        corners = slicer.modules.DataProbeInstance.infoWidget.sliceAnnotations
+
+        def shown() -> tuple[bool, bool]:
+            return not red.sliceController().isHidden(), bool(corners.sliceViewAnnotationsEnabled)
+
+        before, frame = shown(), SlicerSliceFrame(red)
+        frame.hide()
+        self.assertEqual(shown(), (False, False))
+        frame.give_back()
+        self.assertEqual(shown(), before)
 
     def test_a_label_goes_through_slicers_own_writer_and_reader(self) -> None:
         image = ImageInfo("1.2.3", 60, 40, (0.1, 0.1), "L", "CC", None)
