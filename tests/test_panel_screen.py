@@ -19,8 +19,8 @@ from serving import Server, serve
 from ftmtl.findings import Findings as ServerFindings
 from ftmtl.label_file import read_label_file
 from ftmtl.samples import prepare_samples
+from ftmtl.weights_file import STARTER_WEIGHTS, load_weights, save_weights
 
-STARTER = Path(__file__).resolve().parents[1] / "ftmtl" / "weights" / "starter.safetensors"
 SHOTS = os.environ.get("PANEL_SHOTS")  # a folder: pictures of the panel are left there
 SHORT = {"max_epochs": 1, "steps": 2, "stages": "heads", "publish": "always"}
 
@@ -28,8 +28,8 @@ SHORT = {"max_epochs": 1, "steps": 2, "stages": "heads", "publish": "always"}
 class Morning:
     """The clinic's server and the reader's screen, for all tests of this file."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.stack = folder, contextlib.ExitStack()
+    def __init__(self, folder: Path, weights: Path) -> None:
+        self.folder, self.weights, self.stack = folder, weights, contextlib.ExitStack()
         self.studies = folder / "studies"
         prepare_samples(self.studies)
         for file in self.studies.glob("P_00820*"):  # four views of one woman are enough here
@@ -40,7 +40,7 @@ class Morning:
     def serve(self, **more: Any) -> Server:
         workspace = self.folder / "workspace"
         return self.stack.enter_context(
-            serve(self.folder, self.studies, workspace=workspace, weights=STARTER, **more)
+            serve(self.folder, self.studies, workspace=workspace, weights=self.weights, **more)
         )
 
     def shot(self, name: str) -> None:
@@ -49,11 +49,23 @@ class Morning:
 
 
 @pytest.fixture(scope="module")
-def morning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Morning]:
-    morning = Morning(tmp_path_factory.mktemp("morning"))
+def morning(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Iterator[Morning]:
+    folder = tmp_path_factory.mktemp("morning")
+    weights = STARTER_WEIGHTS if SHOTS else quick_weights(untrained, folder)
+    morning = Morning(folder, weights)
     yield morning
     morning.screen.close()
     morning.stack.close()
+
+
+def quick_weights(untrained: Path, folder: Path) -> Path:
+    """A small network that finds something on every film, with figures as if any was held out."""
+    weights = load_weights(untrained)
+    points = {"0.3": 0.09, "1": 0.06, "3.67": 0.02}
+    file = folder / "quick.safetensors"
+    metadata = {"operating_points": points, "malignant_means": "pathology"}
+    save_weights(file, weights.network(), preset=weights.preset, metadata=metadata)
+    return file
 
 
 @pytest.fixture
@@ -167,29 +179,46 @@ def test_a_drawn_mask_moves_its_box_and_is_one_step(morning: Morning, screen: Sc
     assert case.find(added).comment == "spiculated"
 
 
-def test_leaving_asks_and_staying_stays(screen: Screen) -> None:
-    open_now = screen.case.image.id
+def test_leaving_asks_and_each_answer_is_done(morning: Morning, screen: Screen) -> None:
+    first, edited = screen.case.image.id, screen.case.state
+    second = next(row.id for row in screen.panel.session.worklist.rows if row.id != first)
     screen.questions.clear()
-    screen.answer = "Stay"
-    screen.panel.worklist.next_button.click()
+    leave(screen, second, "Stay")
     assert screen.questions == ["This case has edits that are not submitted."]
-    assert screen.case.image.id == open_now and screen.case.dirty
+    assert screen.case.image.id == first and screen.case.dirty
+
+    leave(screen, second, "Keep as draft")
+    screen.wait(lambda: screen.case.image.id == second)
+    assert not screen.case.dirty
+    screen.press("0")
+    assert screen.case.dirty
+    leave(screen, first, "Discard")
+    screen.wait(lambda: screen.case.image.id == first)
+    assert screen.case.state == edited and screen.case.dirty, "the draft is back"
+    assert "back" in screen.said()
+    assert screen.panel.session.drafts.images() == {first}
 
 
 def test_submitting_asks_once_and_the_server_has_what_was_seen(
     morning: Morning, screen: Screen
 ) -> None:
     case = screen.case
+    while not case.undecided():
+        screen.press("[")
+    undecided = [finding.id for finding in case.undecided()]
     screen.questions.clear()
-    if case.undecided():
-        screen.answer = "Go back"
-        screen.press("S")
-        assert case.dirty and case.undecided()
-        screen.answer = "Reject all"
+    screen.answer = "Go back"
+    screen.press("S")
+    assert case.dirty and [finding.id for finding in case.undecided()] == undecided
+    assert case.selected == undecided[0], "where to go on"
+    screen.ui.imageComment.setText("dense")
+    screen.ui.imageComment.textEdited.emit("dense")
+    screen.answer = "Reject all"
     screen.press("S")
     screen.wait(lambda: case.based_on == 1)
+    assert len(screen.questions) == 2
     assert all("neither accepted nor rejected" in text for text in screen.questions)
-    assert not case.dirty
+    assert not case.dirty and {case.find(name).status for name in undecided} == {"rejected"}
     assert screen.ui.submitButton.text() == "Submit changes"
     label = morning.server.get("/datastore/label", label=case.image.id, tag="final")
     file = morning.folder / "label.seg.nrrd"
@@ -200,15 +229,51 @@ def test_submitting_asks_once_and_the_server_has_what_was_seen(
     morning.shot("submitted")
 
 
+def test_a_score_on_the_readers_own_labels_stands_beside_the_slider(
+    morning: Morning, screen: Screen
+) -> None:
+    training = screen.panel.training
+    assert not training.plot.isVisibleTo(training.widget), "nothing was scored yet"
+    training.score_button.click()
+    screen.wait(lambda: "of this server" in screen.ui.fpiLabel.text())
+    info = screen.panel.session.connection.info
+    fpi, images = info.false_positives(screen.case.threshold)
+    assert images == 1 and f"{fpi:.2g}, on 1 image(s) of this server" in screen.ui.fpiLabel.text()
+    assert training.plot.isVisibleTo(training.widget)
+
+
+def test_the_model_reads_ahead(morning: Morning, screen: Screen) -> None:
+    worklist = screen.panel.worklist
+    assert worklist.ahead_button.text() == "Read ahead"
+    worklist.ahead_button.click()
+    screen.wait(lambda: screen.panel.session.ahead.batch.status == "DONE")
+    assert "3 images were read ahead" in worklist.ahead_words.text()
+    rows = screen.panel.session.worklist.rows
+    screen.wait(lambda: {row.state for row in screen.panel.session.worklist.rows} == {
+        "read", "labelled"
+    })
+    assert len(rows) == 4
+
+
 def test_the_model_learns_and_the_next_case_is_read_by_the_new_one(
     morning: Morning, screen: Screen
 ) -> None:
-    session = screen.panel.session
+    session, training = screen.panel.session, screen.panel.training
     before = session.connection.info.model_version
     session.learning.start(SHORT)
+    screen.wait(lambda: session.connection.info.training.state == "running", 240)
+    assert not training.start_button.isEnabled() and training.stop_button.isEnabled()
     screen.wait(lambda: session.connection.info.training.state == "done", 240)
     screen.wait(lambda: session.connection.info.model_version != before)
+    now = session.connection.info.model_version
     assert session.connection.info.training.published
+    assert f"Version {now} learned from 1 images" in training.result.text()
+    assert training.result.text().endswith("It is in service now.")
+    table = training.versions
+    shown = [[table.item(r, c).text() for c in range(5)] for r in range(table.rowCount())]
+    assert [row[0] for row in shown] == [before, now]
+    assert [row[4] for row in shown] == ["", "●"]
+    assert not training.take_button.isVisibleTo(training.widget)
     labelled = screen.case.image.id
     screen.panel.worklist.next_button.click()
     screen.wait(lambda: screen.case is not None and screen.case.image.id != labelled)
@@ -230,6 +295,7 @@ def test_no_mass_here_is_a_label_too_and_a_labelled_case_comes_back(
     screen.wait(lambda: screen.case.image.id == first.id)
     assert {finding.status for finding in screen.case.shown} >= {"edited", "rejected", "added"}
     assert screen.case.labelled_by == "ann"
+    assert screen.case.comment == screen.ui.imageComment.text() == "dense"
     assert not screen.case.dirty
     assert screen.ui.submitButton.text() == "Submit changes"
 
@@ -269,6 +335,12 @@ def test_leaving_gives_the_keys_back_and_closing_empties_only_our_part(screen: S
     screen.panel.session.open(case.image.id)
     screen.wait(lambda: screen.case is not None)
     assert (screen.core.view.render() > 60).mean() > 0.1
+
+
+def leave(screen: Screen, image_id: str, answer: str) -> None:
+    """Opens another case from the list, and answers the question about unsaved edits."""
+    screen.answer = answer
+    screen.panel.worklist.open(image_id)
 
 
 def middle(finding: Any) -> tuple[float, float]:

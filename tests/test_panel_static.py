@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from pathlib import Path
 
 import jsonschema
@@ -20,6 +21,7 @@ SCRIPTS = sorted(EXTENSION.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text("utf-8"), str(path)) for path in SCRIPTS}
 KNOW_QT = {"widget", "case_view", "connection_view", "worklist_view", "training_view",
            "case_actions", "segment_editor"}
+KNOW_SLICER = {"slice_frame"}
 # Names that neither the slicer-core wheel nor PySide6 has; a full Slicer does.
 ONLY_A_FULL_SLICER = {
     "slicer.app", "slicer.i18n", "slicer.mrmlScene", "slicer.modules", "slicer.util",
@@ -75,7 +77,7 @@ def _annotations(tree: ast.AST) -> set[ast.AST]:
 def test_a_room_imports_only_what_slicer_brings(path):
     allowed = {*sys.stdlib_module_names, "numpy", "vtk", "pydicom", "MammoReviewLib"}
     room = path.stem
-    if path.parent != LIBRARY or room in KNOW_QT or room.startswith("scene"):
+    if path.parent != LIBRARY or room in KNOW_QT | KNOW_SLICER or room.startswith("scene"):
         allowed |= {"slicer", "qt", "ctk"}
     for node in ast.walk(TREES[path]):
         if isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -111,24 +113,60 @@ def test_every_name_of_slicer_qt_and_vtk_exists():
     assert unknown <= ONLY_A_FULL_SLICER, unknown - ONLY_A_FULL_SLICER
 
 
-def test_every_class_and_parameter_of_the_ui_exists():
+def test_every_class_and_name_of_the_ui_exists():
     from PySide6 import QtWidgets
 
-    for file in MODULE.glob("Resources/UI/*.ui"):
-        root = ET.parse(file).getroot()
-        classes = {w.get("class") for w in root.iter("widget")}
-        unknown = {name for name in classes if not hasattr(QtWidgets, name)}
-        assert unknown <= ONLY_SLICERS_WIDGETS, unknown
-        names = [w.get("name") for w in root.iter("widget")]
-        assert len(names) == len(set(names))
-        parameters = {
-            prop.findtext("string")
-            for prop in root.iter("property")
-            if prop.get("name") == "SlicerParameterName"
-        }
-        text = "\n".join(p.read_text("utf-8") for p in SCRIPTS)
-        for name in parameters:
-            assert re.search(rf"^    {name}: ", text, re.M), f"no parameter {name}"
+    root = ET.parse(MODULE / "Resources" / "UI" / "MammoReview.ui").getroot()
+    classes = {w.get("class") for w in root.iter("widget")}
+    unknown = {name for name in classes if not hasattr(QtWidgets, name)}
+    assert unknown <= ONLY_SLICERS_WIDGETS, unknown
+    names = [w.get("name") for w in root.iter("widget")]
+    assert len(names) == len(set(names))
+    used = set()
+    for tree in TREES.values():
+        for node in ast.walk(tree):  # ui.name, self._ui.name
+            if isinstance(node, ast.Attribute):
+                owner = getattr(node.value, "attr", None) or getattr(node.value, "id", None)
+                if owner in ("ui", "_ui"):
+                    used.add(node.attr)
+    sections = {f"{name}{part}" for name in ("connection", "worklist", "training")
+                for part in ("Button", "Area")}  # by their common names, in `widget`
+    assert len(used) > 25 and used | sections <= set(names), used - set(names)
+    buttons = {n for n in names if n.endswith(("Button", "Slider", "Comment", "Table", "Bar"))}
+    assert buttons <= used | sections, buttons - used - sections
+
+
+def unknown_parameters(ui: ET.Element, trees: Iterable[ast.AST]) -> set[str]:
+    """What a `.ui` binds to a parameter node that no class wrapped as one declares."""
+    bound = {
+        prop.findtext("string")
+        for prop in ui.iter("property")
+        if prop.get("name") == "SlicerParameterName"
+    }
+    declared = {
+        line.target.id
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and any(getattr(d, "id", None) == "parameterNodeWrapper" for d in node.decorator_list)
+        for line in node.body
+        if isinstance(line, ast.AnnAssign)
+    }
+    return bound - declared
+
+
+def test_every_parameter_of_the_ui_is_declared():
+    bound = (
+        '<ui><widget><property name="SlicerParameterName"><string>threshold</string></property>'
+        "</widget></ui>"
+    )
+    declares = "@parameterNodeWrapper\nclass Parameters:\n    threshold: float\n"
+    assert unknown_parameters(ET.fromstring(bound), []) == {"threshold"}
+    assert unknown_parameters(ET.fromstring(bound), [ast.parse(declares)]) == set()
+    files = list(MODULE.glob("Resources/UI/*.ui"))
+    assert files
+    for file in files:
+        assert unknown_parameters(ET.parse(file).getroot(), TREES.values()) == set()
 
 
 def test_the_catalogue_entry_is_what_the_extension_index_takes():
@@ -176,13 +214,46 @@ def test_cmake_says_what_the_extension_manager_shows_and_finds_every_file(tmp_pa
         assert f"SCRIPT {file.name}" in tests
     icon = (MODULE / "Resources" / "Icons" / "MammoReview.png").read_bytes()
     assert struct.unpack(">II", icon[16:24]) == (128, 128)
-    cmake = shutil.which("cmake")
-    if cmake is not None:  # CMake itself, with Slicer's macro made to print what it is given
-        (tmp_path / "CMakeLists.txt").write_text(
-            "cmake_minimum_required(VERSION 3.16)\nproject(Listed NONE)\n"
-            'function(slicerMacroBuildScriptedModule)\nmessage(STATUS "${ARGV}")\nendfunction()\n'
-            f"add_subdirectory({MODULE} module)\n"
-        )
-        command = [cmake, "-S", str(tmp_path), "-B", str(tmp_path / "build")]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if shutil.which("cmake") is not None:
+        said = configured(EXTENSION, tmp_path)
         assert all(file.relative_to(MODULE).as_posix() in said for file in packed)
+        assert "EXTENSION_HOMEPAGE=https://github.com/OWNER/ftmtl/blob/main/docs/panel.md" in said
+        assert "does not say yet who publishes" in said
+
+
+def test_who_publishes_it_is_said_once(tmp_path):
+    entry = (EXTENSION / "MammoReview.json").read_text("utf-8")
+    assert entry.count("OWNER") == 1
+    others = (f for f in EXTENSION.rglob("*") if f.suffix in (".txt", ".py", ".ui"))
+    assert not any("github.com/OWNER" in f.read_text("utf-8") for f in others)
+    if shutil.which("cmake") is not None:
+        copy = tmp_path / "extension"
+        shutil.copytree(EXTENSION, copy)
+        (copy / "MammoReview.json").write_text(entry.replace("OWNER", "some.clinic"))
+        said = configured(copy, tmp_path)
+        assert "EXTENSION_HOMEPAGE=https://github.com/some.clinic/ftmtl/blob/main" in said
+        icon = "https://raw.githubusercontent.com/some.clinic/ftmtl/main/slicer_extension/Mammo"
+        assert f"EXTENSION_ICONURL={icon}" in said
+        assert "does not say yet" not in said
+
+
+def configured(extension: Path, folder: Path) -> str:
+    """What CMake itself makes of the extension, with Slicer's parts made to print what they get."""
+    slicer = folder / "slicer"
+    slicer.mkdir()
+    (slicer / "SlicerConfig.cmake").write_text(
+        'function(slicerMacroBuildScriptedModule)\nmessage(STATUS "${ARGV}")\nendfunction()\n'
+        f'set(Slicer_USE_FILE "{slicer}/empty.cmake")\n'
+        f'set(Slicer_EXTENSION_GENERATE_CONFIG "{slicer}/show.cmake")\n'
+        f'set(Slicer_EXTENSION_CPACK "{slicer}/empty.cmake")\n'
+    )
+    (slicer / "empty.cmake").write_text("")
+    names = "HOMEPAGE CONTRIBUTORS DESCRIPTION ICONURL SCREENSHOTURLS DEPENDS"
+    (slicer / "show.cmake").write_text(
+        f"foreach(name {names})\n"
+        'message(STATUS "EXTENSION_${name}=${EXTENSION_${name}}")\nendforeach()\n'
+    )
+    command = ["cmake", f"-DSlicer_DIR={slicer}", "-S", str(extension), "-B", str(folder / "build")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr

@@ -25,6 +25,7 @@ class Scripted:
         self.asked: list[str] = []
         self.down = False
         self.training: dict = {}
+        self.more, self.batch = "/scoring", {}  # what else it answers; how reading ahead stands
         self.model = {
             "version": "1",
             "metadata": {"malignant_means": "pathology", "operating_points": {"1": 0.45}},
@@ -44,7 +45,10 @@ class Scripted:
             return
         status, document = "200 OK", {}
         if line.startswith("OPTIONS"):
-            status = "405 Not Allowed" if "/versions" in line or "/scoring" in line else "404 No"
+            known = any(name in line for name in ("/versions", "/scoring", self.more))
+            status = "405 Not Allowed" if known else "404 No"
+        elif "/batch/infer" in line:
+            status, document = ("200 OK", self.batch) if self.batch else ("404 No", {})
         elif line.startswith("GET /info"):
             document = {
                 "models": {"ft_mtl_net": self.model},
@@ -207,10 +211,35 @@ def test_the_list_is_shown_filtered_and_walked(panel, server):
     panel.wait(lambda: "POST /activelearning/random" in server.asked)
 
 
+def test_reading_ahead_is_watched_stopped_and_hidden_where_there_is_none(panel, server, tmp_path):
+    connect(panel, server)
+    view = panel.worklist
+    assert not view.ahead.isVisible()
+    server.more = "/batch"
+    panel.session.connect(f"127.0.0.1:{server.port}")
+    panel.wait(lambda: view.ahead.isVisible())
+    assert view.ahead_button.text() == "Read ahead" and not view.ahead_bar.isVisible()
+    server.batch = {"status": "RUNNING", "total": 40, "done": 10, "failed": 1, "seconds_left": 95}
+    click(view.ahead_button)
+    panel.wait(lambda: "POST /batch/infer/ft_mtl_net?images=unlabeled" in server.asked)
+    panel.wait(lambda: view.ahead_bar.isVisible() and view.ahead_bar.value() == 10)
+    assert view.ahead_words.text() == "10 of 40, 1 failed, 2 min left"
+    server.batch |= {"done": 20}
+    panel.wait(lambda: view.ahead_bar.value() == 20)
+    panel.shot(view, "ahead")
+    server.asked.clear()
+    server.batch = {"status": "STOPPED", "total": 40, "done": 21}
+    click(view.ahead_button)
+    panel.wait(lambda: not view.ahead_bar.isVisible())
+    assert "DELETE /batch/infer" in server.asked
+    assert view.ahead_words.text() == "stopped after 21 of 40"
+    panel.wait(lambda: "GET /datastore/?output=all" in server.asked), "states are read anew"
+
+
 def test_a_training_is_started_watched_stopped_and_judged(panel, server):
     connect(panel, server)
     view = panel.training
-    assert "pathology" in view.model.text() and not view.ahead_button.isVisible()
+    assert "pathology" in view.model.text() 
     click(view.start_button)
     panel.wait(lambda: "POST /train/ft_mtl_net" in server.asked)
     server.training = {

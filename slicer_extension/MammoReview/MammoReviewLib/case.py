@@ -43,8 +43,9 @@ class Case:
         reason: str = "",
         labelled_by: str | None = None,
         follows: str | None = None,
+        comment: str = "",
     ) -> None:
-        """`document` is as the server has it; see `restore` for a draft of it."""
+        """`document` and `comment` are as the server has them; see `restore` for a draft."""
         self.changed = Signal()
         self.selected_changed = Signal()
         self.image = document.image
@@ -55,8 +56,8 @@ class Case:
         self.follows = follows  # the submission in the outbox that this began from
         self.threshold = threshold  # of the score (1 − background); see `set_threshold`
         self.selected: str | None = None
-        self.opened = document  # before any edit
-        self._history = History(State(document.findings))
+        self.opened, self.opened_comment = document, comment  # before any edit
+        self._history = History(State(document.findings, comment))
         self._clean = self._history.present
         self._class_chosen: set[str] = set()  # added findings whose class a person chose
 

@@ -65,7 +65,7 @@ class CaseActions:
             (ui.askButton, "Q", _("A new mask and score for the selected box"), self.ask_model),
             (ui.hideButton, "H", _("The breast alone"), self.hide),
             (ui.fitButton, "F", _("The breast fills the view"), scene.fit),
-            (ui.windowButton, "W", _("The file's next window"), scene.next_window),
+            (ui.windowButton, "W", _("The file's next window"), self.next_window),
             (ui.submitButton, "S", _("Sends the label to the server"), self.submit),
         ]
         self._keys: list[tuple[str, Callable[[], Any]]] = []
@@ -76,12 +76,14 @@ class CaseActions:
             self._keys.append((key, action))
         ui.editorDoneButton.clicked.connect(lambda *_: self.edit_mask())
         self._keys += [("Escape", self.escape), ("M", ui.findingComment.setFocus)]
+        self._keys += [("Shift+M", ui.imageComment.setFocus)]
         self._keys += [("[", lambda: self._slide(-STEP)), ("]", lambda: self._slide(STEP))]
         self._keys += [("Down", lambda: self._step(1)), ("Up", lambda: self._step(-1))]
         self._keys += [(str(n), lambda n=n: self._select(n)) for n in NUMBERS]
         for name, edit in (("finding", ui.findingComment), ("image", ui.imageComment)):
             edit.textEdited.connect(lambda text, name=name: self._typed(name, text))
             edit.editingFinished.connect(self.keep_comments)
+            edit.returnPressed.connect(ui.findingsTable.setFocus)  # the keys act again
         scene.box_dragged.connect(self._dragged)
         scene.box_placed.connect(self._placed)
         scene.clicked.connect(self._clicked)
@@ -177,6 +179,11 @@ class CaseActions:
         self._scene.set_visible(not self._scene.visible)
         self._ui.hideButton.setChecked(not self._scene.visible)
 
+    def next_window(self) -> None:
+        """Shows the image in the file's next window, and says which that is."""
+        self._scene.next_window()
+        self._show()
+
     def escape(self) -> None:
         """Stops placing a box, else selects nothing."""
         if self._scene.placing:
@@ -257,6 +264,8 @@ class CaseActions:
             shortcut.setEnabled(self._editing is None or key == EDIT)
         ui.hideButton.setChecked(not self._scene.visible)
         ui.editorFrame.setVisible(self._editing is not None)
+        windows = [_("Window: {name}").format(name=w.name) for w in self._scene.windows]
+        ui.windowButton.setText(windows[self._scene.window] if windows else _("Window"))
         words = _("Submit changes") if case is not None and case.based_on else _("Submit")
         ui.submitButton.setText(words)
         self._show_comments()

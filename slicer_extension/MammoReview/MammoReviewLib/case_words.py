@@ -76,7 +76,7 @@ def false_positives_line(known: tuple[float, int | None] | None) -> str:
     if images is None:
         words = _("False positives an image: {fpi:.2g}, on the model's held-out images")
     else:
-        words = _("False positives an image: {fpi:.2g}, on {n} images of this server")
+        words = _("False positives an image: {fpi:.2g}, on {n} image(s) of this server")
     return words.format(fpi=fpi, n=images)
 
 

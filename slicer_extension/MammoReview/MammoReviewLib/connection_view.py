@@ -60,10 +60,7 @@ class ConnectionView:
         self.connect_button.clicked.connect(lambda *_: self.connect())
         self.disconnect_button = qt.QPushButton(_("Disconnect"))
         self.disconnect_button.clicked.connect(lambda *_: self._session.disconnect())
-        self.cancel_button = qt.QPushButton(_("Cancel"))
-        self.cancel_button.setToolTip(_("Gives up what the panel waits for"))
-        self.cancel_button.clicked.connect(lambda *_: self._session.cancel())
-        for button in (self.connect_button, self.disconnect_button, self.cancel_button):
+        for button in (self.connect_button, self.disconnect_button):
             buttons.addWidget(button)
         form.addRow(buttons)
 
@@ -118,7 +115,6 @@ class ConnectionView:
         self.status.setText(f"● {connection.sentence}")
         self.status.setStyleSheet(f"color: {COLOURS[status]}; font-weight: bold")
         self.disconnect_button.setEnabled(status != "off")
-        self.cancel_button.setEnabled(status == "busy")
 
     def _show_outbox(self) -> None:
         while self._outbox_rows.count():

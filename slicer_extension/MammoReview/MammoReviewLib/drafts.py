@@ -24,6 +24,7 @@ class Draft:
     based_on: int
     follows: str | None = None  # the submission that the case was opened from, if it waits still
     reason: str = ""
+    comment: str = ""  # on the image, before the edits
 
 
 class Drafts:
@@ -48,6 +49,7 @@ class Drafts:
                 "based_on": case.based_on,
                 "follows": case.follows,
                 "reason": case.reason,
+                "opened_comment": case.opened_comment,
             }
             disk.write_json(self._file(image_id), document, through=False)
             self._written[image_id] = case.state
@@ -82,4 +84,5 @@ def _draft(document: dict[str, Any]) -> Draft:
         based_on=int(document["based_on"]),
         follows=document["follows"],
         reason=str(document["reason"]),
+        comment=str(document.get("opened_comment", "")),  # panels before it wrote none
     )

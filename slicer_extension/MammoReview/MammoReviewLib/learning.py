@@ -41,10 +41,6 @@ class Learning:
         """Scores the model in service on the labels."""
         self._ask(_("Asking for a score"), lambda client, job: client.start_scoring(job))
 
-    def read_ahead(self) -> None:
-        """Lets the model read the unlabelled images, so that they open at once."""
-        self._ask(_("Asking to read ahead"), lambda client, job: client.start_batch(job))
-
     def _ask(self, name: str, request: Callable[[Client, Job], Any], said: str = "") -> None:
         client = self._connection.client
         if client is None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from . import disk
 from .client import Client
 from .failures import Failure
-from .findings import Findings
+from .findings import Findings, InvalidFindings
+from .i18n import _
 from .ports import Cancellation
 from .worklist import Row
 
@@ -24,6 +25,7 @@ class Fetched:
     document: Findings | None = None
     version: int = 0  # of the label that stands; 0 without one
     annotator: str | None = None
+    comment: str = ""  # on the image as a whole, sent with that label
 
 
 def fetch(
@@ -40,23 +42,29 @@ def fetch(
         client.download_image(row.id, image_file, stop=stop)
     if stored:
         return Fetched(image_file)
-    version, annotator = _standing(client, row.id, stop)
+    version, annotator, comment = _standing(client, row.id, stop)
     if version:
         label = folder / f"{name}-{version}.seg.nrrd"
         client.download_label(row.id, label, version=version, stop=stop)
-        return Fetched(image_file, label=label, version=version, annotator=annotator)
+        return Fetched(
+            image_file, label=label, version=version, annotator=annotator, comment=comment
+        )
     answer = client.infer(row.id, threshold=floor, max_findings=MOST_FINDINGS, stop=stop)
-    return Fetched(image_file, document=Findings.from_json(answer))
+    document = Findings.from_json(answer)
+    if document.image.id != row.id:
+        raise InvalidFindings(_("The server's findings belong to another image."))
+    return Fetched(image_file, document=document)
 
 
-def _standing(client: Client, image_id: str, stop: Cancellation) -> tuple[int, str | None]:
-    """Which version of the label stands and whose it is; (0, None) without a label."""
+def _standing(client: Client, image_id: str, stop: Cancellation) -> tuple[int, str | None, str]:
+    """Which version of the label stands, whose it is, its comment; (0, None, "") without one."""
     try:
         info = client.label_info(image_id, stop=stop)
     except Failure as failure:
         if failure.kind == "missing":
-            return 0, None
+            return 0, None, ""
         raise
     current = int(info.get("current") or 0)
     versions = {row.get("version"): row for row in info.get("versions") or []}
-    return current, versions.get(current, {}).get("annotator")
+    standing = versions.get(current, {})
+    return current, standing.get("annotator"), str(standing.get("comment") or "")

@@ -46,7 +46,7 @@ class Scene:
         self._selected: str | None = None
         self._drawing: str | None = None  # the finding whose mask is being edited
         self._visible = True
-        self._window = 0
+        self.window = 0  # the one of `windows` that it is shown in
         view.clicked.connect(self._click)
 
     @property
@@ -132,13 +132,12 @@ class Scene:
     def set_window(self, number: int) -> None:
         """Shows the image in that of `windows`."""
         if self.windows:
-            self._window = number % len(self.windows)
-            show_window(self._volume, self.windows[self._window])
+            self.window = number % len(self.windows)
+            show_window(self._volume, self.windows[self.window])
 
-    def next_window(self) -> int:
-        """Shows it in the next one, and says which that is."""
-        self.set_window(self._window + 1)
-        return self._window
+    def next_window(self) -> None:
+        """Shows it in the next one."""
+        self.set_window(self.window + 1)
 
     def fit(self) -> None:
         """The breast fills the view again."""

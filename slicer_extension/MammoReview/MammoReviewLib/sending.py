@@ -6,6 +6,7 @@ server keeps both, the other one stands, and a person chooses.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
@@ -20,6 +21,15 @@ from .signal import Signal
 SENDING = "sending"
 FIRST_RETRY_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A label that has not arrived: its parcel's id, its file, its comment on the image."""
+
+    id: str
+    file: Path
+    comment: str
 
 
 class Sending:
@@ -58,12 +68,12 @@ class Sending:
         """
         return () if self._outbox is None else self._outbox.refused
 
-    def latest(self, image_id: str) -> tuple[str, Path] | None:
-        """Id and label file of an image's last label that has not arrived."""
+    def latest(self, image_id: str) -> Waiting | None:
+        """An image's last label that has not arrived."""
         parcel = None if self._outbox is None else self._outbox.latest(image_id)
         if self._outbox is None or parcel is None:
             return None
-        return parcel.id, self._outbox.file(parcel)
+        return Waiting(parcel.id, self._outbox.file(parcel), parcel.comment)
 
     def put(self, case: Case, write: Callable[[Path], None]) -> Parcel:
         """Takes a label in and sends it. Raises OSError where the disk refuses."""

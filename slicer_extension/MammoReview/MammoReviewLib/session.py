@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -14,7 +15,7 @@ from . import disk, failures
 from .case import Case
 from .client import Client
 from .connection import Connection
-from .drafts import Drafts
+from .drafts import Draft, Drafts
 from .failures import Failure
 from .findings import Findings, InvalidFindings
 from .i18n import _
@@ -23,9 +24,10 @@ from .learning import Learning
 from .opening import Fetched, fetch
 from .outbox import Outbox
 from .ports import LabelFiles
+from .reading_ahead import ReadingAhead
 from .sending import Sending
 from .signal import Signal
-from .worklist import Row, Worklist
+from .worklist import Worklist
 
 OPENING, NEXT, LIST = "opening", "next", "list"
 NOBODY = "reader"
@@ -34,8 +36,9 @@ NOBODY = "reader"
 class Session:
     """Connection, work list, open case and outbox of one reader.
 
-    `connection`, `worklist`, `learning` and `sending` (the outbox and its way to the server) are
-    rooms of their own, with signals of their own. `case` is the open case or None.
+    `connection`, `worklist`, `learning`, `ahead` (reading before anybody asks) and `sending` (the
+    outbox and its way to the server) are rooms of their own, with signals of their own. `case` is
+    the open case or None.
     `case_changed()`: another case is open, or none. `said(sentence)`: something to tell, e.g. a
     failure or a label that was sent. `opening(image_id or None)`: a case is being fetched.
     """
@@ -58,6 +61,7 @@ class Session:
         self.worklist = Worklist()
         self.sending = Sending(jobs, self.connection, self.said.emit)
         self.learning = Learning(jobs, self.connection, self.said.emit)
+        self.ahead = ReadingAhead(jobs, self.connection, self.said.emit)
         self.drafts: Drafts | None = None
         self._label_files, self._folder, self._make_client = label_files, folder, make_client
         self._images = Path(tempfile.mkdtemp(prefix="mammoreview-"))
@@ -67,6 +71,7 @@ class Session:
         self.connection.established.connect(self._on_established)
         self.connection.changed.connect(self._on_connection)
         self.sending.arrived.connect(self._on_arrived)
+        self.ahead.ended.connect(self.refresh)
 
     # The server
 
@@ -134,12 +139,16 @@ class Session:
             if draft is not None:
                 self._open_draft(draft, fetched, info.threshold)
             elif waiting is not None:
-                document = self._read_label(waiting[1], row)
-                self._show(document, fetched, info.threshold, reason, follows=waiting[0])
+                document = self._label_files.read(waiting.file, row.image)
+                fetched = replace(fetched, comment=waiting.comment)
+                self._show(document, fetched, info.threshold, reason, follows=waiting.id)
             elif fetched.label is not None:
-                self._show(self._read_label(fetched.label, row), fetched, info.threshold, reason)
+                document = self._label_files.read(fetched.label, row.image)
+                self._show(document, fetched, info.threshold, reason)
             else:
+                assert fetched.document is not None
                 self._show(fetched.document, fetched, info.threshold, reason)
+                self.worklist.mark_read(image_id, fetched.document.verdict.malignancy)
 
         self.opening.emit(image_id)
         name = _("Opening {title}").format(title=row.title)
@@ -232,12 +241,9 @@ class Session:
 
     # Inside
 
-    def _read_label(self, file: Path, row: Row) -> Findings:
-        return self._label_files.read(file, row.image)
-
-    def _open_draft(self, draft: Any, fetched: Fetched, threshold: float) -> None:
+    def _open_draft(self, draft: Draft, fetched: Fetched, threshold: float) -> None:
         self._show(
-            draft.opened, fetched, threshold, draft.reason,
+            draft.opened, replace(fetched, comment=draft.comment), threshold, draft.reason,
             based_on=draft.based_on, follows=draft.follows,
         )
         assert self.case is not None
@@ -246,7 +252,7 @@ class Session:
 
     def _show(
         self,
-        document: Findings | None,
+        document: Findings,
         fetched: Fetched,
         threshold: float,
         reason: str,
@@ -254,7 +260,6 @@ class Session:
         based_on: int | None = None,
         follows: str | None = None,
     ) -> None:
-        assert document is not None
         self.close_case()
         case = Case(
             document,
@@ -263,6 +268,7 @@ class Session:
             threshold=threshold,
             reason=reason,
             labelled_by=fetched.annotator,
+            comment=fetched.comment,
             follows=follows,
         )
         case.changed.connect(self._keep)

@@ -13,11 +13,7 @@ from .i18n import _
 from .session import Session
 
 WHOLE = 1000  # of the progress bar
-BRING_BACK, SCORE, READ_AHEAD = (
-    "POST /versions/{model}/{version}",
-    "POST /scoring/{model}",
-    "POST /batch/infer/{model}",
-)
+BRING_BACK, SCORE = "POST /versions/{model}/{version}", "POST /scoring/{model}"
 
 
 class TrainingView:
@@ -42,8 +38,6 @@ class TrainingView:
         self.stop_button.setToolTip(_("The model in service stays what it is"))
         self.score_button = self._button(_("Score now"), session.learning.score, line)
         self.score_button.setToolTip(_("Scores the model in service on the labels"))
-        self.ahead_button = self._button(_("Read ahead"), session.learning.read_ahead, line)
-        self.ahead_button.setToolTip(_("Reads all unlabelled images, so that they open at once"))
         rows.addLayout(line)
         self.always = qt.QCheckBox(_("take the result into service whatever its figures"))
         self.always.toggled.connect(self._set_always)
@@ -104,7 +98,6 @@ class TrainingView:
         self.start_button.setEnabled(not running)
         self.stop_button.setEnabled(running)
         self.score_button.setVisible(connection.offers(SCORE))
-        self.ahead_button.setVisible(connection.offers(READ_AHEAD))
         self.bar.setVisible(running)
         share = training.share
         if running and share is None:

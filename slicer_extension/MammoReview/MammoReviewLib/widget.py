@@ -78,6 +78,8 @@ class Panel:
         for name in SECTIONS:
             button, area = getattr(ui, f"{name}Button"), getattr(ui, f"{name}Area")
             button.toggled.connect(lambda on, b=button, a=area: self._fold(b, a, on))
+        ui.cancelButton.setToolTip(_("Gives up what the panel waits for"))
+        ui.cancelButton.clicked.connect(lambda *_: self.session.cancel())
         self.session.said.connect(self._say)
         self.session.opening.connect(self._opening)
         self.session.connection.established.connect(self._connected)
@@ -127,6 +129,7 @@ class Panel:
     def _show_status(self) -> None:
         connection = self.session.connection
         colour = STATUS_COLOURS[connection.status]
+        self._ui.cancelButton.setVisible(connection.status == "busy")
         self._ui.statusLabel.setText(f"● {connection.sentence}")
         self._ui.statusLabel.setStyleSheet(f"color: {colour}; font-weight: bold; padding: 0 4px;")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -64,6 +64,16 @@ class Worklist:
     def set_current(self, image_id: str | None) -> None:
         """The open case is another."""
         self.current = image_id
+        self.changed.emit()
+
+    def mark_read(self, image_id: str, malignancy: float) -> None:
+        """The model has read an image just now; the server's list will say so too."""
+        self.rows = tuple(
+            replace(row, state="read", malignancy=malignancy)
+            if row.id == image_id and row.state == "new"
+            else row
+            for row in self.rows
+        )
         self.changed.emit()
 
     def set_filter(self, *, state: str | None = None, text: str | None = None) -> None:

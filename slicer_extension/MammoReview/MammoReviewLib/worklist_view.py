@@ -7,7 +7,9 @@ from typing import Callable
 import qt
 
 from .i18n import _
+from .reading_ahead import Batch
 from .session import Session
+from .training_words import duration
 from .worklist import Row
 
 SAME_PATIENT = "same_patient"
@@ -93,10 +95,26 @@ class WorklistView:
         self.summary.setWordWrap(True)
         rows.addWidget(self.summary)
 
+        self.ahead = qt.QWidget()
+        line = qt.QHBoxLayout(self.ahead)
+        line.setContentsMargins(0, 0, 0, 0)
+        self.ahead_button = self._button("", self._read_ahead, line)
+        tip = _("Lets the model read the unlabelled images: they open at once")
+        self.ahead_button.setToolTip(tip)
+        self.ahead_bar = qt.QProgressBar()
+        line.addWidget(self.ahead_bar)
+        self.ahead_words = qt.QLabel()
+        self.ahead_words.setWordWrap(True)
+        line.addWidget(self.ahead_words)
+        rows.addWidget(self.ahead)
+
         session.worklist.changed.connect(self._show_list)
         session.connection.changed.connect(self._show_strategies)
+        session.connection.changed.connect(self._show_ahead)
+        session.ahead.changed.connect(self._show_ahead)
         session.case_changed.connect(self._show_case)
         self._show_list()
+        self._show_ahead()
         self._show_strategies()
         self._show_case()
 
@@ -109,6 +127,10 @@ class WorklistView:
         """Opens what the chosen strategy says is next, unless the reader stays with this one."""
         if self._may_leave():
             self._session.open_next(self._strategy)
+
+    def _read_ahead(self) -> None:
+        ahead = self._session.ahead
+        (ahead.stop if ahead.batch.runs else ahead.start)()
 
     def _step(self, step: int) -> None:
         row = self._session.worklist.beside(step)
@@ -174,6 +196,16 @@ class WorklistView:
         self.forth_button.setEnabled(worklist.beside(1) is not None)
         self._show_views()
 
+    def _show_ahead(self) -> None:
+        ahead, connection = self._session.ahead, self._session.connection
+        batch = ahead.batch
+        self.ahead.setVisible(connection.info is not None and ahead.offered)
+        self.ahead_button.setText(_("Stop reading ahead") if batch.runs else _("Read ahead"))
+        self.ahead_bar.setVisible(batch.runs)
+        self.ahead_bar.setRange(0, batch.total)  # without a total it moves and says no more
+        self.ahead_bar.setValue(batch.done)
+        self.ahead_words.setText(_ahead_words(batch))
+
     def _show_case(self) -> None:
         case = self._session.case
         reason = "" if case is None else case.reason
@@ -202,6 +234,21 @@ class WorklistView:
     def _open_view(self, image_id: str) -> None:
         self.open(image_id)
         self._show_views()  # the button of the open case stays the one that is down
+
+
+def _ahead_words(batch: Batch) -> str:
+    failed = _("{count} failed").format(count=batch.failed) if batch.failed else ""
+    if batch.runs:
+        said = _("{done} of {total}").format(done=batch.done, total=batch.total)
+        left = "" if batch.seconds_left is None else duration(batch.seconds_left)
+        return ", ".join(filter(None, (said, failed, left and _("{time} left").format(time=left))))
+    if batch.status == "DONE":
+        said = _("{total} images were read ahead").format(total=batch.total)
+        return ", ".join(filter(None, (said, failed)))
+    if batch.status == "STOPPED":
+        stopped = _("stopped after {done} of {total}")
+        return stopped.format(done=batch.done, total=batch.total)
+    return batch.reason or ""
 
 
 def _cells(row: Row) -> tuple[str, ...]:
