@@ -71,7 +71,8 @@ def row(number: int, side: str, view: str) -> dict:
     info = {"laterality": side, "view": view, "state": "new", "width": 10, "height": 10,
             "patient_key": "00aa" * 4 if number else "11bb" * 4}
     if number == 2:
-        info |= {"state": "labelled", "annotator": "bob", "version": 3, "malignancy": 0.83}
+        info |= {"state": "labelled", "annotator": "bob", "version": 3, "malignancy": 0.83,
+                 "time": "2026-11-24T09:30:00+00:00"}
     return {"image": {"info": info}}
 
 
@@ -185,8 +186,10 @@ def test_the_list_is_shown_filtered_and_walked(panel, server):
     connect(panel, server)
     table = panel.worklist.table
     assert table.rowCount() == 4
-    cells = [table.item(2, column).text() for column in range(6)]
-    assert cells == ["L MLO", "labelled", "bob", "83", "00aa00aa", "1.2.2"]
+    cells = [table.item(2, column).text() for column in range(7)]
+    assert cells == ["L MLO", "labelled", "bob", "2026-11-24 09:30", "83", "00aa00aa", "1.2.2"]
+    panel.session.worklist.mark_read("1.2.0", 0.4)
+    assert [table.item(0, column).text() for column in (1, 4)] == ["read by the model", "40"]
     assert "1 of 4 images are labelled" in panel.worklist.summary.text()
     assert "x.dcm: truncated" in panel.worklist.summary.toolTip()
     panel.shot(panel.worklist, "worklist")

@@ -88,6 +88,8 @@ class Worklist:
     @property
     def shown(self) -> tuple[Row, ...]:
         """The rows that pass the filter, in the server's order."""
+        if not self._state and not self._text:
+            return self.rows
         return tuple(row for row in self.rows if self._passes(row))
 
     def find(self, image_id: str | None) -> Row | None:

@@ -78,7 +78,8 @@ class WorklistView:
         rows.addLayout(line)
 
         self.table = qt.QTableWidget()
-        titles = [_("View"), _("State"), _("Reader"), _("Malignancy"), _("Patient"), _("Image")]
+        titles = [_("View"), _("State"), _("Reader"), _("When"), _("Malignancy"), _("Patient")]
+        titles.append(_("Image"))
         self.table.setColumnCount(len(titles))
         self.table.setHorizontalHeaderLabels(titles)
         self.table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
@@ -170,14 +171,17 @@ class WorklistView:
     def _show_list(self) -> None:
         worklist = self._session.worklist
         shown = worklist.shown
+        ids = [row.id for row in shown]
         if shown != self._shown:
+            same_images = ids == [row.id for row in self._shown]
+            before = self._shown if same_images else (None,) * len(shown)
             self._shown = shown
             self.table.setRowCount(len(shown))
-            for number, row in enumerate(shown):
-                for column, text in enumerate(_cells(row)):
-                    self.table.setItem(number, column, qt.QTableWidgetItem(text))
+            for number, (old, row) in enumerate(zip(before, shown)):
+                if row is not old and row != old:
+                    for column, text in enumerate(_cells(row)):
+                        self.table.setItem(number, column, qt.QTableWidgetItem(text))
             self.table.resizeColumnsToContents()
-        ids = [row.id for row in shown]
         if worklist.current in ids:
             self.table.selectRow(ids.index(worklist.current))
         else:
@@ -254,6 +258,6 @@ def _ahead_words(batch: Batch) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     state = states().get(row.state, row.state)
     malignancy = "" if row.malignancy is None else f"{100 * row.malignancy:.0f}"
-    return (
-        row.title, state, row.annotator or "", malignancy, (row.patient_key or "")[:8], row.id
-    )
+    when = (row.time or "")[:16].replace("T", " ")
+    patient = (row.patient_key or "")[:8]
+    return row.title, state, row.annotator or "", when, malignancy, patient, row.id
