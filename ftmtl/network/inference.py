@@ -30,7 +30,7 @@ from ftmtl.device import has_bfloat16
 from .backbone import STRIDE, Backbone
 from .feature_transfer import unblock
 from .model import POOLED, FTMTLNet
-from .roi_align import SAMPLES, roi_align
+from .roi_align import roi_align, roi_mean
 
 PIECE = {"cpu": 8, "cuda": 512}  # RoIs at once: 8 fill 14 MB
 
@@ -135,4 +135,4 @@ class InferenceNet(FTMTLNet):
 
 def _mean_pool(features: Tensor, boxes: Tensor) -> Tensor:
     """θ1 averaged over its bins [R, 1, 1, C] of `features` [C, h, w] and boxes [R, 4]."""
-    return roi_align(features, boxes, stride=STRIDE, size=1, samples=POOLED * SAMPLES)
+    return roi_mean(features, boxes, stride=STRIDE, size=POOLED)[:, None, None]
