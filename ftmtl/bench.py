@@ -172,8 +172,9 @@ def _reading(predictor: Predictor, film: Path, rates: _Rates, repeats: int) -> l
         extents = extents_of(valid)
         proposals = net.proposals(rpn, extents, config.proposals_infer)
         refined = net.refine(theta0, proposals, extents)
-        pooled = list(net.pooled_pieces(theta0[0], refined[0]))
-        described = net.describe(theta0, refined)
+        prepared = net.prepare(theta0)
+        pooled = list(net.pooled_pieces(prepared[0], refined[0]))
+        described = net.describe(prepared, refined)
         detections = net.detect(image, valid)[0]
         reading = predictor.read_canvas(canvas)
         findings = predictor.findings(reading, image_info(mammogram, None))
@@ -191,13 +192,14 @@ def _reading(predictor: Predictor, film: Path, rates: _Rates, repeats: int) -> l
                   lambda: net.proposals(rpn, extents, config.proposals_infer)),
             timed("refinement", lambda: net.refine(theta0, proposals, extents),
                   modules=[net.detection], tensors=[theta0, *refined]),
-            timed("RoIAlign", lambda: list(net.pooled_pieces(theta0[0], refined[0])),
-                  modules=[net.segmentation.deconv1],
-                  tensors=[theta0, *(t for piece in pooled for t in piece)]),
+            timed("first deconvolution", lambda: net.prepare(theta0),
+                  modules=[net.segmentation.deconv1], tensors=[theta0, prepared]),
+            timed("RoIAlign", lambda: list(net.pooled_pieces(prepared[0], refined[0])),
+                  tensors=[prepared, *(t for piece in pooled for t in piece)]),
             timed("heads", lambda: [net.heads_of(*piece) for piece in pooled], modules=heads,
                   tensors=[*(t for piece in pooled for t in piece), *described[0]]),
             timed("settling", lambda: net.settle(described[0][0], described[0][1])),
-            timed("outlines", lambda: net.describe(theta0, [detections.boxes])),
+            timed("outlines", lambda: net.describe(prepared, [detections.boxes])),
             timed("network, whole", lambda: net.detect(image, valid), modules=network,
                   tensors=[image, valid, detections.boxes, detections.masks]),
             timed("candidates", lambda: predictor.gathered(detections, canvas)),

@@ -103,27 +103,33 @@ class InferenceNet(FTMTLNet):
             for features, boxes in zip(theta0, proposals, strict=True)
         ])
 
+    def prepare(self, theta0: Tensor) -> Tensor:
+        """θ0 and what the first deconvolution makes of it, [B, 2, 1024, h, w]; channels last."""
+        by_place = theta0.permute(0, 2, 3, 1)
+        unpooled = F.linear(by_place, self.segmentation.deconv1.weight)
+        return torch.stack([by_place, unpooled], dim=1).permute(0, 1, 4, 2, 3)
+
     def describe(
-        self, theta0: Tensor, boxes: list[Tensor]
+        self, prepared: Tensor, boxes: list[Tensor]
     ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """As `FTMTLNet.describe`."""
         out = []
-        for features, rois in zip(theta0, boxes, strict=True):
+        for features, rois in zip(prepared, boxes, strict=True):
             pieces = [self.heads_of(*pooled) for pooled in self.pooled_pieces(features, rois)]
             logits, maps, means = (torch.cat(each) for each in zip(*pieces, strict=True))
             out.append((rois, logits, maps, means))
         return out
 
-    def pooled_pieces(self, theta0: Tensor, boxes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """What the heads look at of one image's θ0 [1024, h, w] and boxes [R, 4], by pieces.
+    def pooled_pieces(self, prepared: Tensor, boxes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the heads look at of a `prepare`d image [2, 1024, h, w] and boxes [R, 4], by pieces.
 
         Mean-pooled θ1 [r, 1, 1, 1024] and θ1 after the first deconvolution [r, 7, 7, 4, 256].
         """
-        first = self.segmentation.deconv1
-        unpooled = F.linear(theta0.permute(1, 2, 0), first.weight).permute(2, 0, 1)
+        theta0, unpooled = prepared
+        bias = self.segmentation.deconv1.bias.repeat(4)
         for part in boxes.split(self.piece):
             blocks = roi_align(unpooled, part, stride=STRIDE, size=POOLED)
-            blocks = (blocks + first.bias.repeat(4)).unflatten(-1, (4, -1))
+            blocks = blocks.add_(bias).unflatten(-1, (4, -1))
             yield _mean_pool(theta0, part), blocks
 
     def heads_of(self, means: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:

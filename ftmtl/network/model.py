@@ -130,17 +130,18 @@ class FTMTLNet(nn.Module):
         Given `boxes` (each [R, 4]) are described as they are, in order, none dropped or moved.
         """
         theta0 = self.backbone(images, valid)
+        prepared = self.prepare(theta0)
         if boxes is not None:
-            described = self.describe(theta0, boxes)
+            described = self.describe(prepared, boxes)
             return [Detections(b, c, _of_kind(maps, c), pooled) for b, c, maps, pooled in described]
         extents = extents_of(valid)
         proposals = self.proposals(self.rpn(theta0), extents, self.config.proposals_infer)
         refined = self.refine(theta0, proposals, extents)
         settled = [
             self.settle(boxes, class_logits)
-            for boxes, class_logits, _, _ in self.describe(theta0, refined)
+            for boxes, class_logits, _, _ in self.describe(prepared, refined)
         ]
-        outlined = self.describe(theta0, [boxes for boxes, _ in settled])
+        outlined = self.describe(prepared, [boxes for boxes, _ in settled])
         return [
             Detections(boxes, class_logits, _of_kind(maps, class_logits), pooled)
             for (boxes, class_logits), (_, _, maps, pooled) in zip(settled, outlined, strict=True)
@@ -160,12 +161,16 @@ class FTMTLNet(nn.Module):
         deltas: Tensor = self.detection(self.pool(theta0, proposals))
         return deltas
 
+    def prepare(self, theta0: Tensor) -> Tensor:
+        """What `describe` looks at, whichever the boxes: here θ0 itself."""
+        return theta0
+
     def describe(
-        self, theta0: Tensor, boxes: list[Tensor]
+        self, prepared: Tensor, boxes: list[Tensor]
     ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """For each image: boxes, class logits [R, 3], maps [R, 2, 28, 28], pooled θ1 [R, 1024]."""
         counts = [len(b) for b in boxes]
-        theta1 = self.pool(theta0, boxes)
+        theta1 = self.pool(prepared, boxes)
         theta4, mask_logits = self.segmentation(theta1)
         class_logits = self.classification(theta1, theta4, mask_logits)
         maps = unblock(mask_logits).float().sigmoid()
