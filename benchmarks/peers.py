@@ -7,12 +7,14 @@ Everybody reads the same canvas of a sample film and makes as many proposals and
 how many is printed, and that of the plain build differs on purpose: 1000 is the number of
 proposals that the paper's package (matterport) reads with. Every round runs each once, in turn, so
 that whatever else the machine does meets all alike; medians count. Time does not depend on
-weights, so torchvision's are random. Its models are there where torchvision's operators run.
+weights, so torchvision's are random. Where its compiled operators do not load (a build that does
+not match torch), its models run with our NMS and RoIAlign, which do the same; that is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -34,8 +36,10 @@ from ftmtl.canvas import make_canvas
 from ftmtl.config import NetworkConfig
 from ftmtl.device import autocast, pick_device
 from ftmtl.mammogram import read_mammogram
+from ftmtl.network import boxes as box_ops
 from ftmtl.network.inference import InferenceNet
 from ftmtl.network.model import FTMTLNet, build
+from ftmtl.network.roi_align import SAMPLES, roi_align
 from ftmtl.samples import prepare_samples
 from ftmtl.weights_file import STARTER_WEIGHTS, load_weights
 
@@ -83,7 +87,7 @@ def main() -> None:
     detections = next(iter(runners.values()))()
     try:
         models = torchvision_models(config.canvas, same, detections)
-    except (ImportError, RuntimeError) as error:
+    except ImportError as error:
         print(f"torchvision's models are left out: {error}")
         models = {}
     grey = image[0].expand(3, -1, -1).contiguous()
@@ -123,17 +127,43 @@ def of_torchvision(model: nn.Module, image: torch.Tensor, device: torch.device) 
     return run
 
 
+def lend_operators() -> None:
+    """Ours in the place of torchvision's operators, where those do not load."""
+    try:
+        importlib.import_module("torchvision.ops").nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+        return
+    except RuntimeError as error:
+        print(f"torchvision runs with our NMS and RoIAlign: {error}")
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]  # half imported
+    # Names that its import wants; nothing is called by them.
+    schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+    torch.library.define("torchvision::nms", schema)
+    torch.library.define("torchvision::qnms", schema)
+    importlib.import_module("torchvision.ops.boxes").nms = box_ops.nms
+    importlib.import_module("torchvision.ops.poolers").roi_align = pooled_as_theirs
+
+
+def pooled_as_theirs(features: torch.Tensor, boxes: torch.Tensor, *, output_size: tuple[int, int],
+                     spatial_scale: float, sampling_ratio: int) -> torch.Tensor:
+    """torchvision's `roi_align` without `aligned`, by ours: [1, C, H, W] and [R, 5] given."""
+    assert len(features) == 1 and sampling_ratio == SAMPLES
+    stride = 1 / spatial_scale
+    pooled = roi_align(features[0], boxes[:, 1:] + stride / 2, stride=stride, size=output_size[0])
+    return pooled.permute(0, 3, 1, 2)
+
+
 def torchvision_models(canvas: tuple[int, int], proposals: int, detections: int
                        ) -> dict[str, nn.Module]:
     """Mask R-CNN on a C4 map (He et al. 2017, conv5 in the box head) and on an FPN."""
+    lend_operators()
     from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
     from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
     from torchvision.models.resnet import resnet50
-    from torchvision.ops import MultiScaleRoIAlign, nms
+    from torchvision.ops import MultiScaleRoIAlign
 
-    nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # a build that does not match torch fails here
     alike = dict(
         min_size=min(canvas), max_size=max(canvas), box_detections_per_img=detections,
         rpn_pre_nms_top_n_test=1000, rpn_post_nms_top_n_test=proposals, box_score_thresh=0.0,
