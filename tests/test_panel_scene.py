@@ -20,6 +20,7 @@ from MammoReviewLib.scene_image import UnreadableImage, pixels_of
 from MammoReviewLib.scene_label_files import SlicerLabelFiles
 from MammoReviewLib.scene_segments import mask_of
 from MammoReviewLib.scene_view import SliceView
+from MammoReviewLib.unpacking import unpack
 from slicer_qt.core import SlicerCore
 
 from ftmtl.findings import Findings as ServerFindings
@@ -114,10 +115,15 @@ def on_screen(core: SlicerCore, x: float, y: float) -> tuple[int, int]:
 
 
 def test_a_real_mammogram_lies_as_the_file_has_it_and_fills_the_view(
-    core: SlicerCore, scene: Scene, samples: Path
+    core: SlicerCore, scene: Scene, samples: Path, tmp_path: Path
 ) -> None:
-    file = samples / "P_00820_L_CC.dcm"
+    file = shutil.copy(samples / "P_00820_L_CC.dcm", tmp_path / "film.dcm")
     stored = read_mammogram(file).pixels
+    assert pydicom.dcmread(file).file_meta.TransferSyntaxUID == pydicom.uid.RLELossless
+    unpack(file)
+    unpacked = pydicom.dcmread(file)
+    assert unpacked.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+    np.testing.assert_array_equal(unpacked.pixel_array, stored)
     image = ImageInfo("real", stored.shape[1], stored.shape[0], None, "L", "CC")
     scene.open(file, document(image=image))
     np.testing.assert_array_equal(pixels_of(scene.volume), stored)
@@ -126,6 +132,16 @@ def test_a_real_mammogram_lies_as_the_file_has_it_and_fills_the_view(
     assert lit[:, : drawn.shape[1] // 2].mean() > 2 * lit[:, drawn.shape[1] // 2 :].mean()
     rows, columns = np.flatnonzero(lit.mean(1) > 0.05), np.flatnonzero(lit.mean(0) > 0.05)
     assert max(np.ptp(rows) / drawn.shape[0], np.ptp(columns) / drawn.shape[1]) > 0.75
+
+
+def test_what_cannot_be_unpacked_stays_as_it_is(samples: Path, tmp_path: Path) -> None:
+    packed = (samples / "P_00820_L_CC.dcm").read_bytes()
+    plain = write_dicom(tmp_path / "plain.dcm").read_bytes()
+    for content in (packed[:200_000], packed[:900], plain, b"", b"no image at all"):
+        file = tmp_path / "film"
+        file.write_bytes(content)
+        unpack(file)
+        assert file.read_bytes() == content
 
 
 def test_monochrome1_and_its_window_look_like_monochrome2(

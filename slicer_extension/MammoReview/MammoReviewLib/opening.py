@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import disk
+from . import disk, failures
 from .client import Client
 from .failures import Failure
 from .findings import Findings, InvalidFindings
 from .i18n import _
 from .ports import Cancellation
+from .unpacking import unpack
 from .worklist import Row
 
 MOST_FINDINGS = 100
@@ -40,6 +41,10 @@ def fetch(
     image_file = folder / (name + row.suffix)
     if not image_file.exists():
         client.download_image(row.id, image_file, stop=stop)
+        try:
+            unpack(image_file)
+        except OSError as error:
+            raise failures.of_disk(error) from error
     if stored:
         return Fetched(image_file)
     version, annotator, comment = _standing(client, row.id, stop)
