@@ -20,7 +20,7 @@ def write_json(file: Path, document: Any, *, through: bool = True) -> None:
     part = file.with_name(f".{file.name}.part")
     try:
         with open(part, "w", encoding="utf-8") as stream:
-            json.dump(document, stream)
+            stream.write(json.dumps(document))  # many times as fast as json.dump
             if through:
                 stream.flush()
                 os.fsync(stream.fileno())
