@@ -6,6 +6,7 @@ The tests of this file are one morning in order: each goes on where the one befo
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -318,6 +319,35 @@ def test_a_server_that_dies_takes_no_edit_with_it(morning: Morning, screen: Scre
     morning.server = morning.serve(port=port)
     screen.wait(lambda: not screen.panel.session.sending.waiting, 180)
     assert case.based_on == before + 1
+
+
+def test_a_colleagues_newer_label_stands_until_the_reader_says_otherwise(
+    morning: Morning, screen: Screen
+) -> None:
+    case, sending = screen.case, screen.panel.session.sending
+    bob = {"client_id": "bob", "submission_id": "of-bob", "based_on": case.based_on}
+    content = (morning.folder / "label.seg.nrrd").read_bytes()
+    answer = morning.server.put(
+        "/datastore/label",
+        params={"image": case.image.id, "tag": "final"},
+        files={"label": ("label.seg.nrrd", content)},
+        data={"params": json.dumps(bob)},
+    )
+    assert answer.status_code == 200, answer.text
+    theirs = case.based_on + 1
+    screen.press("1")
+    screen.press("C")
+    screen.press("S")
+    screen.wait(lambda: sending.refused)
+    assert sending.refused[0].current == theirs
+    assert screen.said().startswith("bob submitted a label for this image after you opened it.")
+    assert screen.ui.connectionArea.isVisible(), "where to decide is in sight"
+    outbox = screen.panel.connection.outbox
+    buttons = outbox.findChildren(type(screen.panel.connection.connect_button))
+    (mine,) = (b for b in buttons if b.text() == "Submit mine on top" and b.isVisibleTo(outbox))
+    mine.click()
+    screen.wait(lambda: not sending.refused and not sending.waiting)
+    assert case.based_on > theirs
 
 
 def test_leaving_gives_the_keys_back_and_closing_empties_only_our_part(screen: Screen) -> None:

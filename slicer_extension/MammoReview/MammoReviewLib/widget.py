@@ -84,6 +84,7 @@ class Panel:
         self.session.opening.connect(self._opening)
         self.session.connection.established.connect(self._connected)
         self.session.connection.changed.connect(self._show_status)
+        self.session.sending.changed.connect(self._show_refused)
         self._show_status()
         self._say("")
 
@@ -125,6 +126,11 @@ class Panel:
 
     def _connected(self) -> None:
         self._ui.connectionButton.setChecked(False)  # its line below goes on saying how things are
+        self._show_refused()
+
+    def _show_refused(self) -> None:
+        if self.session.sending.refused:  # somebody must decide, there
+            self._ui.connectionButton.setChecked(True)
 
     def _show_status(self) -> None:
         connection = self.session.connection
