@@ -258,22 +258,31 @@ def test_a_training_is_started_watched_stopped_and_judged(panel, server):
     panel.wait(lambda: "DELETE /train/" in server.asked)
 
     gate = {"word": "worse", "images": 20, "masses": 14, "champion": 0.61, "candidate": 0.42}
-    server.training = {"state": "done", "version": "2", "published": False, "images": 12,
+    server.training = {"state": "done", "version": "3", "published": False, "images": 12,
                        "masses": 9, "verdict": gate}
-    server.model["versions"] += [version("2", verdict="worse", details={"gate": gate})]
+    worse = version("3", verdict="worse", details={"gate": gate})
+    server.model["versions"] += [version("2", verdict="not judged"), worse]
+    panel.session.connection.check()
+    panel.wait(lambda: view.versions.rowCount() == 3)
+    assert "Before 0.610, after 0.420" in view.result.text() and "worse" in view.result.text()
+    view.versions.setCurrentCell(2, 0)
+    assert not view.back_button.isEnabled() and not view.take_button.isVisible(), "it would refuse"
+
+    unjudged = {"word": "not judged", "images": 2, "masses": 3, "candidate": None}
+    server.training |= {"version": "2", "verdict": unjudged}
     server.model["scores"] = [
         {"version": "1", "images": 20, "tpr": {"0.3": 0.4, "1": 0.6, "3.67": 0.8}, "auc_mass": 0.7},
         {"version": "2", "images": 20, "tpr": {"0.3": 0.5, "1": 0.55, "3.67": 0.9}},
     ]
     panel.session.connection.check()
     panel.wait(lambda: view.take_button.isVisible())
-    assert "Before 0.610, after 0.420" in view.result.text() and "worse" in view.result.text()
+    assert "It was not judged" in view.result.text()
     assert view.plot.isVisible() and not view.plot.pixmap().isNull()
     panel.shot(view, "trained")
     click(view.take_button)
     panel.wait(lambda: "POST /versions/ft_mtl_net/2" in server.asked)
     server.model["version"] = "2"
-    for row_, in_service in zip(server.model["versions"], (False, True), strict=True):
+    for row_, in_service in zip(server.model["versions"], (False, True, False), strict=True):
         row_["in_service"] = in_service
     panel.wait(lambda: not view.take_button.isVisible())
     assert not view.back_button.isEnabled()

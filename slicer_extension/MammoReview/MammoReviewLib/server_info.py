@@ -84,6 +84,13 @@ class ServerInfo:
         return _list(self._model.get("versions"))
 
     @property
+    def refused(self) -> frozenset[str]:
+        """Versions that the gate found worse and that never served: the server takes none back."""
+        served = {str(row.get("version")) for row in _list(self._model.get("publications"))}
+        worse = (str(v.get("version")) for v in self.versions if v.get("verdict") == "worse")
+        return frozenset(worse) - served
+
+    @property
     def scores(self) -> list[dict[str, Any]]:
         """The history of scores, oldest first, a row for each version scored."""
         return _list(self._model.get("scores"))

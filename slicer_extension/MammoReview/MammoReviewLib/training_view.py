@@ -84,7 +84,9 @@ class TrainingView:
 
     def _choose(self, row: int) -> None:
         version = self._versions[row] if 0 <= row < len(self._versions) else {}
-        self._chosen = "" if version.get("in_service") else str(version.get("version", ""))
+        name, info = str(version.get("version", "")), self._session.connection.info
+        refused = info is not None and name in info.refused
+        self._chosen = "" if version.get("in_service") or refused else name
         self.back_button.setEnabled(bool(self._chosen))
 
     def _show(self) -> None:
@@ -110,7 +112,7 @@ class TrainingView:
         self._say(self.result, training_words.result(training))
         in_service = info.model_version
         waits = training.state == "done" and not training.published
-        waits = waits and training.version not in (None, in_service)
+        waits = waits and training.version not in (None, in_service, *info.refused)
         self._candidate = str(training.version) if waits else ""
         self.take_button.setVisible(waits and connection.offers(BRING_BACK))
         self.back_button.setVisible(connection.offers(BRING_BACK))
