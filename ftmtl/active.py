@@ -6,26 +6,25 @@ that says why, in figures. Higher is more urgent throughout.
 
 Entropy is that of the three answers to "a mass? and which?", with the operating threshold taken for
 the point where mass and no mass are equally likely. Disagreement is between a mammogram and its
-mirror image. Diversity is the greedy core-set (Sener & Savarese, ICLR 2018, algorithm 1) over
-θ1 features, by cosine distance.
+mirror image. Diversity is the greedy core-set over θ1 features (`ftmtl.core_set`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from ftmtl.core_set import CoreSet, FloatArray, IntArray
 from ftmtl.findings import ImageInfo
 from ftmtl.reading import Candidate, Reading
 
 FEATURES = 1024
 MOST_BITS = float(np.log2(3))
 SAME_PLACE_IOU = 0.2  # as where two boxes are one mass
-BLOCK = 1024  # columns of a distance matrix at a time: bounds memory
 
 # malignancy: the veto's, of the image. uncertainty: bits. mass, malignant: of the candidate that is
 # the least certain, p(mass) and p(malignant | mass). disagreement: 0…1, NaN where not known yet.
@@ -33,8 +32,6 @@ FIGURES = np.dtype(
     [(name, "f8") for name in ("malignancy", "uncertainty", "mass", "malignant", "disagreement")]
 )
 Figures = NDArray[np.void]
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -42,13 +39,18 @@ class Work:
     """N images that the model has read: `figures` [N] of FIGURES, `features` [N, 1024].
 
     `free` are the indices of those that may be given out, in the order of the work list; `done`
-    those that are labelled or in somebody's hands.
+    those that are labelled or in somebody's hands. `core_set` remembers distances between choices.
     """
 
     figures: Figures
     features: NDArray[np.float32]
     free: IntArray
     done: IntArray
+    core_set: CoreSet = field(default_factory=CoreSet)
+
+    def distance_to_done(self) -> FloatArray | None:
+        """[F] cosine distance of each free image to the nearest one done; None if none is."""
+        return self.core_set.distances(self.features, self.free, self.done)
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def diversity(work: Work) -> Choice | None:
     """The image farthest from all that are labelled or handed out; at first the most typical."""
     if not len(work.free):
         return None
-    distances = distance_to_done(work)
+    distances = work.distance_to_done()
     if distances is None:
         mean = work.features[work.free].mean(axis=0)
         index = int(work.free[(work.features[work.free] @ mean).argmax()])
@@ -167,7 +169,7 @@ def mixed(work: Work) -> Choice | None:
     """The image with the best mean rank by uncertainty, disagreement and diversity."""
     if not len(work.free):
         return None
-    distances = distance_to_done(work)
+    distances = work.distance_to_done()
     values = {
         "uncertainty": work.figures["uncertainty"][work.free],
         "disagreement": work.figures["disagreement"][work.free],
@@ -228,17 +230,6 @@ def same_patient(images: Sequence[ImageInfo], after: ImageInfo) -> Choice | None
     return Choice(
         index, f"{names}, {breast} of the patient just read; {len(hers)} of her images are left"
     )
-
-
-def distance_to_done(work: Work) -> FloatArray | None:
-    """[F] cosine distance of each free image to the nearest one done; None where none is done."""
-    if not len(work.done):
-        return None
-    free, done = work.features[work.free], work.features[work.done]
-    nearest = np.full(len(free), -1.0, np.float32)
-    for start in range(0, len(done), BLOCK):
-        np.maximum(nearest, (free @ done[start : start + BLOCK].T).max(axis=1), out=nearest)
-    return np.clip(1 - nearest.astype(np.float64), 0, 2)
 
 
 def _largest(work: Work, values: FloatArray) -> int:

@@ -11,6 +11,7 @@ from scipy.stats import entropy as bits_of
 
 from ftmtl import active
 from ftmtl.active import FIGURES, STRATEGIES, Work, figures_of, same_patient
+from ftmtl.core_set import CoreSet
 from ftmtl.findings import ImageInfo
 from ftmtl.mammogram import Mammogram, read_mammogram
 from ftmtl.predict import Predictor, image_info
@@ -159,6 +160,27 @@ def test_diversity_is_the_greedy_core_set() -> None:
         done.append(expected)
 
 
+def test_distances_are_kept_between_choices() -> None:
+    """Labelled, let go, read anew, added: after any of it they are what a fresh look gives."""
+    random = np.random.default_rng(1)
+    features = work(60, [], []).features
+    core_set, rows = CoreSet(), 40
+    for step in range(60):
+        done = random.choice(rows, size=random.integers(0, 12), replace=False)
+        free = np.setdiff1d(np.arange(rows), done)[step % 3 :]
+        given = Work(np.zeros(rows, FIGURES), features[:rows], free, done, core_set)
+        found = given.distance_to_done()
+        if not len(done):
+            assert found is None
+            continue
+        expected = (1 - features[free].astype(float) @ features[done].T).min(axis=1)
+        assert found == pytest.approx(expected, abs=1e-6)
+        changed = int(random.integers(rows))
+        features[changed] = -features[changed]
+        core_set.forget(changed)
+        rows = min(rows + 1, len(features))
+
+
 def test_before_any_label_diversity_begins_with_the_most_typical() -> None:
     given = work(20, list(range(20)), [])
     given.features[7] = given.features.mean(axis=0) * 5
@@ -168,7 +190,7 @@ def test_before_any_label_diversity_begins_with_the_most_typical() -> None:
 
 def test_the_mix_is_the_best_mean_rank() -> None:
     given = work(12, list(range(10)), [10, 11], seed=4)
-    distances = active.distance_to_done(given)
+    distances = given.distance_to_done()
     assert distances is not None
     columns = [given.figures["uncertainty"][:10], given.figures["disagreement"][:10], distances]
     means = [np.mean([(c > c[i]).sum() for c in columns]) for i in range(10)]

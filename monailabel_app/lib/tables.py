@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ftmtl.active import FEATURES, FIGURES, Figures, Work
 from ftmtl.atomic import atomic_write
+from ftmtl.core_set import CoreSet
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Table:
         self._digests: list[str] = []
         self._figures = np.zeros(64, FIGURES)
         self._features = np.zeros((64, FEATURES), np.float32)
+        self._core_set = CoreSet()
         self.changed = False
 
     def __len__(self) -> int:
@@ -58,7 +60,9 @@ class Table:
                 figures["disagreement"] = self._figures[at]["disagreement"]
             self._digests[at] = digest
             self._figures[at] = figures
-            self._features[at] = features
+            if not np.array_equal(self._features[at], features):
+                self._features[at] = features
+                self._core_set.forget(at)
             self.changed = True
 
     def knows(self, image: str, digest: str | None = None) -> bool:
@@ -80,7 +84,9 @@ class Table:
                 for images in (free, done)
             )
             return (
-                Work(self._figures[:rows], self._features[:rows], chosen, finished),
+                Work(
+                    self._figures[:rows], self._features[:rows], chosen, finished, self._core_set
+                ),
                 list(self._index),
             )
 
