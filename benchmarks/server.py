@@ -3,9 +3,9 @@
     python benchmarks/server.py                   # about 3 minutes on 2 cores
 
 Prints medians and the slowest, in milliseconds. Our part is what a request takes beyond reading the
-file and the network's own time, on films of 4400×2800 16-bit pixels, each asked for once. The peer
-in the same run is MONAI Label's `BasicInferTask` with ITKReader and a network of one layer, called
-without HTTP.
+file and the network's own time, both measured before the server starts, on films of 4400×2800
+16-bit pixels. The peer in the same run is MONAI Label's `BasicInferTask` with ITKReader and a
+network of one layer, called without HTTP; so all of its time is its part.
 """
 
 from __future__ import annotations
@@ -126,6 +126,11 @@ def told(taken: list[float]) -> dict[str, float]:
     }
 
 
+def show(name: str, figure: object) -> None:
+    """One line."""
+    print(f"{name:32} {figure}", flush=True)
+
+
 def network_time(predictor: Predictor, file: Path) -> float:
     """Milliseconds inside the network while it reads a film."""
     spent = 0.0
@@ -152,6 +157,13 @@ def ask(server: Server, image: str, **params: Any) -> None:
     server.post(f"/infer/{MODEL}?image={image}&output=json", data=data).raise_for_status()
 
 
+def refused(server: Server, image: str) -> None:
+    """The same request with a mistake in it: what HTTP and MONAI Label's endpoint alone take."""
+    data = {"params": json.dumps({"threshold": 2})}
+    reply = server.post(f"/infer/{MODEL}?image={image}&output=json", data=data)
+    assert reply.status_code == 400, reply.text
+
+
 def info_meanwhile(server: Server, busy: Callable[[], bool]) -> list[float]:
     """Milliseconds of `/info/` as long as the server is busy."""
     taken = []
@@ -167,7 +179,7 @@ def eight_at_once(server: Server, images: list[str]) -> dict[str, Any]:
     taken: dict[int, float] = {}
 
     def one(number: int) -> None:
-        taken[number] = milliseconds(lambda: ask(server, images[number]))
+        taken[number] = milliseconds(lambda: ask(server, images[number], fresh=True))
         answered.append(number)
 
     clients = [threading.Thread(target=one, args=(n,)) for n in range(8)]
@@ -197,47 +209,53 @@ def training(server: Server, folder: Path) -> list[float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=9, help="films, at least 7 [9]")
     parser.add_argument("--weights", type=Path, default=STARTER_WEIGHTS)
     options = parser.parse_args()
-    result: dict[str, Any] = {"load before": os.getloadavg()[0]}
+    if options.repeats < 7:
+        parser.error("--repeats is at least 7, since eight clients ask at once")
+    show("load before", os.getloadavg()[0])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        count = options.repeats + 9  # each film is asked for once: no answer is a kept one
-        files = films(folder / "studies", count)
-        images = [f"1.2.840.{n + 1}" for n in range(count)]
+        files = films(folder / "studies", options.repeats + 1)
+        images = [f"1.2.840.{n + 1}" for n in range(len(files))]
         predictor = Predictor.load(options.weights, device="cpu")
         for file in files[:2]:
             network_time(predictor, file)
         stock = OneLayer()
         stock({"image": str(files[0]), "device": "cpu", "result_extension": ".nrrd"})
+        reads, networks, peers = [], [], []
+        for file in files[1:]:
+            reads.append(milliseconds(lambda f=file: read_mammogram(f)))  # type: ignore[misc]
+            networks.append(network_time(predictor, file))
+            request = {"image": str(file), "device": "cpu", "result_extension": ".nrrd"}
+            peers.append(milliseconds(lambda r=request: stock(r)))  # type: ignore[misc]
         with serve(
             folder, folder / "studies", workspace=folder / "workspace", weights=options.weights
         ) as server:
+            # Without a pause: after two seconds of quiet the server would read ahead.
             ask(server, images[0])
-            reads, networks, wholes, ours, peers = [], [], [], [], []
-            for file, image in zip(files[1 : options.repeats + 1], images[1:], strict=False):
-                reads.append(milliseconds(lambda f=file: read_mammogram(f)))  # type: ignore[misc]
-                networks.append(network_time(predictor, file))
-                wholes.append(milliseconds(lambda i=image: ask(server, i)))  # type: ignore[misc]
-                ours.append(wholes[-1] - reads[-1] - networks[-1])
-                request = {"image": str(file), "device": "cpu", "result_extension": ".nrrd"}
-                peers.append(milliseconds(lambda r=request: stock(r)))  # type: ignore[misc]
-            result["read"] = told(reads)
-            result["network"] = told(networks)
-            result["request"] = told(wholes)
-            result["our part"] = told(ours)
-            result["BasicInferTask, one layer"] = told(peers)
-            result["eight at once"] = eight_at_once(server, images[-8:])
-            reader = threading.Thread(target=lambda: [
-                ask(server, i, threshold=0.001 * n) for n in range(1, 4) for i in images[:8]
-            ])
+            wholes = [milliseconds(lambda i=i: ask(server, i, fresh=True))  # type: ignore[misc]
+                      for i in images[1:]]
+            knowns = [milliseconds(lambda i=i: ask(server, i)) for i in images]  # type: ignore[misc]
+            https = [milliseconds(lambda i=i: refused(server, i))  # type: ignore[misc]
+                     for i in images]
+            ours = [w - r - n for w, r, n in zip(wholes, reads, networks, strict=True)]
+            beyond = [k - statistics.median(https) for k in knowns]
+            show("read", told(reads))
+            show("network", told(networks))
+            show("request", told(wholes))
+            show("our part", told(ours))
+            show("BasicInferTask, one layer", told(peers))
+            show("known answer, beyond HTTP", told(beyond))
+            show("eight at once", eight_at_once(server, images[:8]))
+            reader = threading.Thread(
+                target=lambda: [ask(server, i, fresh=True) for i in images]
+            )
             reader.start()
-            result["/info/ while the model runs"] = told(info_meanwhile(server, reader.is_alive))
-            result["/info/ while it trains"] = told(training(server, folder))
-    result["load after"] = os.getloadavg()[0]
-    for key, value in result.items():
-        print(f"{key:32} {value}")
+            show("/info/ while the model runs", told(info_meanwhile(server, reader.is_alive)))
+            show("/info/ while it trains", told(training(server, folder)))
+    show("load after", os.getloadavg()[0])
 
 
 if __name__ == "__main__":

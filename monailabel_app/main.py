@@ -30,7 +30,7 @@ from monailabel_app.lib.background import Background, Busy, Job, Steps
 from monailabel_app.lib.batch import BatchRead, IdleReading, chosen_images, read_all
 from monailabel_app.lib.datastore import MammogramStore
 from monailabel_app.lib.dicomweb import DicomWeb
-from monailabel_app.lib.files import copy_file
+from monailabel_app.lib.files import clear_parts, copy_file
 from monailabel_app.lib.infer import FindMasses, ImageFile, listed
 from monailabel_app.lib.models import MODEL, ModelRegistry, RefusedVersion, UnknownVersion
 from monailabel_app.lib.question import check_device
@@ -50,7 +50,8 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
     `--conf workspace DIR` holds labels, models and the key (beside the studies unless given),
     `--conf device` is auto, cpu, cuda or cuda:N, `--conf weights` the weights to begin with.
     Studies may be a folder or the address of a PACS's DICOMweb service; there `--conf
-    dicomweb_filter` says which series, as JSON ({"Modality": "MG"} unless given).
+    dicomweb_filter` says which series, as JSON ({"Modality": "MG"} unless given), and `--conf
+    pacs_cache_gb` how much of it is kept here besides the images with a label (20 unless given).
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -99,14 +100,18 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         """The studies and the labels."""
         if not self.studies.startswith(("http://", "https://")):
             return MammogramStore(Path(self.studies), self.workspace)
-        chosen = self.conf.get("dicomweb_filter")
         user = settings.MONAI_LABEL_DICOMWEB_USERNAME
+        try:
+            looking_for = json.loads(self.conf.get("dicomweb_filter") or '{"Modality": "MG"}')
+            gigabytes = float(self.conf.get("pacs_cache_gb") or 20)
+        except ValueError as error:
+            raise SystemExit(f"--conf dicomweb_filter or pacs_cache_gb: {error}") from error
         service = DicomWeb(
             self.studies,
-            looking_for=json.loads(chosen) if chosen else None,
+            looking_for=looking_for,
             credentials=(user, settings.MONAI_LABEL_DICOMWEB_PASSWORD) if user else None,
         )
-        return MammogramStore(service, self.workspace)
+        return MammogramStore(service, self.workspace, pacs_cache=int(gigabytes * 1e9))
 
     def init_infers(self) -> dict[str, FindMasses]:
         """The one model."""
@@ -143,6 +148,8 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
             age = time.time() - leftover.stat().st_mtime
             if age > LEFTOVER_SECONDS and leftover.name != "sessions":
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        if cleared := clear_parts(self.workspace):
+            logger.info("%d writes that were cut off were cleared away", cleared)
         self._datastore.watch_pacs()
         began = time.monotonic()
         self._infers[MODEL].warm_up()

@@ -17,9 +17,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from ftmtl.lean import load_monai
 from monailabel_app.server import log
 from monailabel_app.server.access import UnusableToken, find_token
-from monailabel_app.server.options import address, configure, is_loopback, parse
+from monailabel_app.server.options import address, configure, is_loopback, parse, place
 
-MOST_CONNECTIONS = 200
+MOST_CONNECTIONS = 500
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,10 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
             "the wire. Give --tls-cert and --tls-key, or stand behind a proxy that has them.\n",
             file=sys.stderr,
         )
-    print(f"Reading mammograms in {options.studies} on {address(options)}", flush=True)
+    print(f"Reading mammograms in {place(options.studies)} on {address(options)}", flush=True)
     load_monai()
     import uvicorn
 
+    from monailabel_app.server.limits import PunctualProtocol
     from monailabel_app.server.routes import create_app
 
     server = create_app(
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     uvicorn.run(
         server,
+        http=PunctualProtocol,
         host=options.host,
         port=options.port,
         ssl_certfile=options.tls_cert,

@@ -1,4 +1,7 @@
-"""A real PACS on loopback: Debian's Orthanc with its DICOMweb plug-in and an empty storage."""
+"""A real PACS on loopback: Debian's Orthanc with its DICOMweb plug-in and an empty storage.
+
+It lets in nobody but USER with PASSWORD.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from pathlib import Path
 import pytest
 import requests
 
+USER, PASSWORD = "archive", "planted-pass-4711"
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
@@ -31,6 +35,10 @@ class Orthanc:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/dicom-web"
 
+    @property
+    def url_with_password(self) -> str:
+        return self.url.replace("//", f"//{USER}:{PASSWORD}@")
+
     def start(self) -> None:
         log = open(self.folder / "orthanc.log", "ab")  # noqa: SIM115
         command = ["Orthanc", str(self.folder / "orthanc.json")]
@@ -38,7 +46,7 @@ class Orthanc:
         log.close()
         for _ in range(600):
             with contextlib.suppress(requests.ConnectionError):
-                requests.get(f"{self.url}/studies", timeout=10).raise_for_status()
+                requests.get(f"{self.url_with_password}/studies", timeout=10).raise_for_status()
                 return
             assert self.process.poll() is None, (self.folder / "orthanc.log").read_text()[-3000:]
             time.sleep(0.1)
@@ -67,6 +75,8 @@ def orthanc(folder: Path) -> Iterator[Orthanc]:
         "HttpPort": port,
         "HttpBindAddresses": ["127.0.0.1"],
         "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": True,
+        "RegisteredUsers": {USER: PASSWORD},
         "DicomServerEnabled": False,
         "StorageDirectory": "storage",
         "IndexDirectory": "storage",

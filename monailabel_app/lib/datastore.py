@@ -1,21 +1,19 @@
 """MONAI Label's view of the images and labels.
 
-Everything that a request names is checked here: an image by its id, a tag by its letters, a label
-by reading it. Nothing that a request says becomes a path. Refusals are HTTPExceptions, so that
-they reach the client with their reason under MONAI Label's own server as well.
+Everything that a request names is checked here or in `images`: an image by its id, a tag by its
+letters, a label by reading it. Nothing that a request says becomes a path. Refusals are
+HTTPExceptions, so that they reach the client with their reason under MONAI Label's own server as
+well.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import re
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,60 +22,43 @@ from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 from pydicom.dataset import Dataset
 
-from ftmtl import __version__
 from ftmtl.datasets.labels import FINAL, LABEL_SUFFIX, LabelVersion
 from ftmtl.findings import ImageInfo
 from ftmtl.label_file import read_label_file
-from ftmtl.mammogram import (
-    MammogramHeader,
-    UnreadableMammogram,
-    header_of,
-    read_header,
-    read_mammogram,
-)
 from ftmtl.patient_key import PatientKey
 
-from .catalogue import Catalogue, Entry, Source, image_suffix
-from .dicomweb import DicomWeb, PacsError, Unreachable
-from .files import copy_file
-from .folder import Folder
+from .catalogue import Entry, image_suffix
+from .dicomweb import DicomWeb
+from .images import Images
 from .label_store import LabelStore
-from .models import sha256_of
 from .notes import Notes
 from .outbox import Outbox
 from .pacs import Pacs
-from .refusals import NAME, check_tag, disk
+from .refusals import check_tag, disk
 from .sides import Sides
 from .submissions import Wishes, check_submission, info_of
 
-logger = logging.getLogger(__name__)
+PACS_CACHE = 20_000_000_000  # bytes
 
 
 class MammogramStore(Datastore):  # type: ignore[misc]
     """Images below the folder `studies` or in a PACS; everything else in `workspace`."""
 
-    def __init__(self, studies: Path | DicomWeb, workspace: Path) -> None:
+    def __init__(
+        self, studies: Path | DicomWeb, workspace: Path, *, pacs_cache: int = PACS_CACHE
+    ) -> None:
+        """Of a PACS at most `pacs_cache` bytes are kept, besides the images with a label."""
         self.studies, self.workspace = studies, workspace
-        uploads = workspace / "uploads"
-        uploads.mkdir(parents=True, exist_ok=True)
         self.labels = LabelStore(workspace / "labels")
         self.key = PatientKey.open(workspace / "patient.key", labels_exist=self.labels.any())
         self.sides = Sides(workspace / "sides.json", self._sides_told)
-        self.pacs: Pacs | None = None
-        self.outbox: Outbox | None = None
-        main: Source
-        if isinstance(studies, DicomWeb):
-            main = self.pacs = Pacs(
-                studies, workspace / "pacs", self.describe_header, self.describe
-            )
-            self.outbox = Outbox(workspace / "outbox", studies, self.segmentation)
-        else:
-            main = Folder("studies", studies, self.describe, apart=[workspace])
-        self.catalogue = Catalogue(
-            [main, Folder("uploads", uploads, self.describe)],
-            workspace / "images.json",
-            stamp=f"{__version__} {sha256_of(workspace / 'patient.key')[:16]}",
+        self.images = Images(
+            studies, workspace, self.key, labelled=self.labels.labelled, pacs_cache=pacs_cache
         )
+        self.catalogue, self.pacs = self.images.catalogue, self.images.pacs
+        self.outbox: Outbox | None = None
+        if isinstance(studies, DicomWeb):
+            self.outbox = Outbox(workspace / "outbox", studies, self.segmentation)
         self.notes = Notes(workspace / "info")
         self._accepted = threading.local()
         self._reading_of: Callable[[str], dict[str, Any]] = lambda image: {"state": "new"}
@@ -91,38 +72,13 @@ class MammogramStore(Datastore):  # type: ignore[misc]
 
     # Images ------------------------------------------------------------------------------------
 
-    def describe(self, file: Path, root: Path) -> dict[str, Any]:
-        """What is known of an image: ImageInfo and pixel_aspect. Raises UnreadableMammogram."""
-        return self._described(read_header(file, root=root))
-
-    def describe_header(self, header: Dataset, path: Path) -> dict[str, Any]:
-        """The same of an image that is in a PACS."""
-        return self._described(header_of(header, path=path))
-
-    def _described(self, header: MammogramHeader) -> dict[str, Any]:
-        info = ImageInfo(
-            id=header.image_id,
-            width=header.width,
-            height=header.height,
-            spacing_mm=header.spacing_mm,
-            laterality=header.laterality,
-            view=header.view,
-            patient_key=self.key.of(header),
-        )
-        return {**asdict(info), "pixel_aspect": header.pixel_aspect}
-
     def entry(self, image_id: Any) -> Entry:
         """The image of that id; 404 where there is none, 400 for what cannot be an id."""
-        if not isinstance(image_id, str) or not image_id or "\0" in image_id:
-            raise HTTPException(400, "An image is named by its id, as /datastore/ lists them")
-        entry = self.catalogue.get(image_id)
-        if entry is None:
-            raise HTTPException(404, f"There is no image {image_id[:200]!r} in the work list")
-        return entry
+        return self.images.entry(image_id)
 
     def image_info(self, image_id: str) -> ImageInfo:
         """The image as findings documents name it."""
-        return info_of(self.entry(image_id).image or {})
+        return self.images.info(image_id)
 
     def list_images(self) -> list[str]:
         """The ids of all mammograms, in order of their paths."""
@@ -130,29 +86,19 @@ class MammogramStore(Datastore):  # type: ignore[misc]
 
     def get_image_uri(self, image_id: str) -> str:
         """The path of an image; 404 where there is none, 502 or 503 where the PACS fails."""
-        entry = self.entry(image_id)
-        try:
-            with disk():
-                path = self.catalogue.fetch(entry)
-        except PacsError as error:
-            status = 503 if isinstance(error, Unreachable) else 502
-            raise HTTPException(status, f"{error}. Try again later") from error
-        if not path.is_file():
-            self.catalogue.refresh()
-            raise HTTPException(404, f"The file of image {image_id!r} has gone")
-        return str(path)
+        return str(self.images.file(image_id))
 
     def labelled_files(self) -> dict[str, Path]:
         """Image id -> file, of the images with a label; those that cannot be had are left out."""
         files = {}
         for image_id in self.get_labeled_images():
             with suppress(HTTPException):
-                files[image_id] = Path(self.get_image_uri(image_id))
+                files[image_id] = self.images.file(image_id)
         return files
 
     def get_image(self, image_id: str, params: Any = None) -> io.BytesIO:
         """The bytes of an image's file."""
-        return io.BytesIO(Path(self.get_image_uri(image_id)).read_bytes())
+        return io.BytesIO(self.images.file(image_id).read_bytes())
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What a work list shows of an image; no path and no name of a patient."""
@@ -181,48 +127,17 @@ class MammogramStore(Datastore):  # type: ignore[misc]
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Takes an uploaded mammogram in; a DICOM file keeps its own id. 422 for no mammogram."""
-        upload = Path(image_filename)
-        suffix = image_suffix(upload.name)
-        if image_id and not NAME.fullmatch(image_id):
-            raise HTTPException(400, "An image id is made of letters, digits and . _ - : + @")
-        name = (image_id or upload.name.split(".")[0]).lstrip(". ")
-        if not name:
-            raise HTTPException(400, "The image needs an id")
-        uploads = self.catalogue.roots["uploads"]
-        with tempfile.TemporaryDirectory(dir=self.workspace) as folder:
-            # Read under the name that it will have, which is its id if it is no DICOM file.
-            file = Path(folder) / (name if name.lower().endswith(suffix) else name + suffix)
-            shutil.copyfile(image_filename, file)
-            try:
-                read_mammogram(file)
-                image = self.describe(file, Path(folder))
-            except UnreadableMammogram as error:
-                reason = f"The image cannot be read: {error.reason}. {error.remedy}"
-                raise HTTPException(422, reason) from error
-            known = self.catalogue.get(image["id"])
-            if known is not None:
-                same = _same_bytes(self.catalogue.path(known), file)
-                if not same:
-                    raise HTTPException(409, f"There is another image {image['id']!r} already")
-                return str(image["id"])
-            with disk():
-                # Under its id: what the sender called a DICOM file may be the patient's name.
-                known_by_name = file.name.startswith(image["id"])
-                copy_file(file, uploads / (file.name if known_by_name else image["id"] + suffix))
-        self.catalogue.refresh()
+        image_id = self.images.take_in(image_id, Path(image_filename))
         if image_info:
-            self.notes.add_to_image(image["id"], image_info)
-        return str(image["id"])
+            self.notes.add_to_image(image_id, image_info)
+        return image_id
 
     def remove_image(self, image_id: str) -> None:
         """Removes an uploaded image. The studies belong to the clinic: 403. Labels stay."""
         entry = self.entry(image_id)
-        if entry.root != "uploads":
-            raise HTTPException(403, "Studies are not deleted through this server")
-        if self.labels.tags(image_id):
+        if entry.root == "uploads" and self.labels.tags(image_id):
             raise HTTPException(409, "The image has a label; withdraw it first")
-        self.catalogue.path(entry).unlink(missing_ok=True)
-        self.catalogue.refresh()
+        self.images.remove(entry)
 
     # Labels ------------------------------------------------------------------------------------
 
@@ -241,7 +156,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
             raise HTTPException(400, "to_pacs: this image does not come from a PACS")
         patient = str(image["patient_key"])
         side = (lambda: self.sides.settle(patient)) if tag == FINAL else None
-        with disk(), tempfile.TemporaryDirectory(dir=self.workspace) as folder:
+        with disk(), tempfile.TemporaryDirectory(dir=self.workspace / "tmp") as folder:
             submission = check_submission(Path(label_filename), image, tag, wishes, Path(folder))
             version = self.labels.submit(submission, side=side)
             if wishes.to_pacs and version.standing == "label" and self.outbox is not None:
@@ -442,7 +357,3 @@ class MammogramStore(Datastore):  # type: ignore[misc]
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """Not offered: it would send every patient's name in one file."""
         raise HTTPException(403, "Make a data set on the server: ftmtl dataset labels …")
-
-
-def _same_bytes(one: Path, other: Path) -> bool:
-    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()

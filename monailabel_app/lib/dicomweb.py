@@ -40,12 +40,12 @@ class DicomWeb:
     """One DICOMweb service. Safe between threads."""
 
     def __init__(
-        self, url: str, *, looking_for: Mapping[str, str] | None = None, credentials: Any = None
+        self, url: str, *, looking_for: Mapping[str, str] = MAMMOGRAMS, credentials: Any = None
     ) -> None:
         """`looking_for` chooses series (QIDO-RS); `credentials` are (user, password), if any."""
         place = urlsplit(url)
         self.url = f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path.rstrip('/')}"
-        self._looking_for = dict(MAMMOGRAMS if looking_for is None else looking_for)
+        self._looking_for = dict(looking_for)
         session = requests.Session()
         if place.username:
             credentials = place.username, place.password or ""

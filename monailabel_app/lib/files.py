@@ -1,15 +1,19 @@
-"""Copies of files, whole or not at all; damaged ones set aside."""
+"""Copies of files, whole or not at all; damaged ones set aside, and halves cleared away."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from ftmtl.atomic import atomic_write
 
 logger = logging.getLogger(__name__)
+
+LONGEST_WRITE = 24 * 3600.0  # seconds
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -26,3 +30,17 @@ def set_aside(file: Path, error: Exception) -> Path:
     os.replace(file, aside)
     logger.warning("%s is damaged (%s). It was set aside as %s", file.name, error, aside.name)
     return aside
+
+
+def clear_parts(folder: Path) -> int:
+    """Removes what killed writes left below `folder`. Returns how many there were.
+
+    Newer ones may be another process's, which writes at this moment, and stay.
+    """
+    cleared = 0
+    for part in folder.rglob(".*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > LONGEST_WRITE:
+                part.unlink()
+                cleared += 1
+    return cleared

@@ -1,8 +1,9 @@
 """Mammograms in a PACS, by SOP instance: every view is an image of its own.
 
 The list is kept up to date by a thread of the server; a file is brought here when somebody wants
-it, and stays. So reading goes on while the PACS is down, with what is here, and a start needs no
-PACS. An entry's path is STUDY/SERIES/INSTANCE.dcm, below the cache folder and in the PACS alike.
+it, and stays as long as there is room. So reading goes on while the PACS is down, with what is
+here, and a start needs no PACS. An entry's path is STUDY/SERIES/INSTANCE.dcm, below the cache
+folder and in the PACS alike.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pydicom.dataset import Dataset
 from ftmtl.atomic import atomic_write
 from ftmtl.mammogram import UnreadableMammogram
 
+from .bounded import BoundedFolder
 from .catalogue import Entry
 from .dicomweb import UID, DicomWeb, PacsError, Unreachable
 from .folder import Describe, Folder
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 PAUSE = 10.0  # seconds between two looks, at least
 TELL_EVERY = 5.0  # seconds, while a long list is read
+IN_USE_SECONDS = 600.0  # from when a file is asked for until its reader has surely opened it
 
 # header, path -> what is known of the image; raises UnreadableMammogram
 DescribeHeader = Callable[[Dataset, Path], dict[str, Any]]
@@ -40,11 +43,26 @@ class Pacs:
     name = "pacs"
 
     def __init__(
-        self, client: DicomWeb, top: Path, describe: DescribeHeader, describe_file: Describe
+        self,
+        client: DicomWeb,
+        top: Path,
+        describe: DescribeHeader,
+        describe_file: Describe,
+        *,
+        most_bytes: int,
+        stays: Callable[[], Collection[str]],
     ) -> None:
+        """At most `most_bytes` are kept, besides the images that `stays` names, which teach."""
         self.client, self.top = client, top
         top.mkdir(exist_ok=True, mode=0o700)
         self._describe = describe
+        self._bounded = BoundedFolder(
+            top,
+            "*/*/*.dcm",
+            most_bytes=most_bytes,
+            in_use_seconds=IN_USE_SECONDS,
+            stays=lambda: self._files_of(stays()),
+        )
         self._here = Folder(self.name, top, describe_file)
         self._entries: dict[str, Entry] | None = None
         self._changed_since: set[str] = set()  # series of which an instance has gone
@@ -74,7 +92,14 @@ class Pacs:
             file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(file) as stream:
                 dataset.save_as(stream)
+            self._bounded.added(file)
+        else:
+            self._bounded.used(file)
         return file
+
+    def _files_of(self, images: Collection[str]) -> list[Path]:
+        wanted = set(images)
+        return [self.top / e.path for e in (self._entries or {}).values() if e.image_id in wanted]
 
     def withheld(self, entry: Entry) -> str | None:
         """Why an image cannot be had now: the PACS is down, and it was never fetched."""

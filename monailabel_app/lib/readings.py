@@ -12,13 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import threading
 from pathlib import Path
 
 from ftmtl.atomic import write_json
 from ftmtl.reading import DamagedReading, Reading
 
+from .bounded import BoundedFolder
 from .models import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -30,19 +30,16 @@ class Readings:
     """The readings below one folder; safe between threads, and processes may share them."""
 
     def __init__(self, folder: Path, *, most_bytes: int = MOST_BYTES) -> None:
-        self._folder, self._most = folder, most_bytes
+        self._folder = folder
         folder.mkdir(exist_ok=True)
-        self._lock = threading.Lock()
-        for torn in folder.glob("*/.*.part"):
-            torn.unlink(missing_ok=True)
-        self._bytes = sum(size for _, size, _ in self._files())
+        self._bounded = BoundedFolder(folder, "*/*.npz", most_bytes=most_bytes)
 
     def get(self, model: str, image: str) -> Reading | None:
         """What the weights `model` saw in the content `image` (both SHA-256); None if unknown."""
         file = self._file(model, image)
         try:
             reading = Reading.load(file)
-            os.utime(file)  # it was of use
+            self._bounded.used(file)
         except FileNotFoundError:
             return None
         except DamagedReading as error:
@@ -59,34 +56,10 @@ class Readings:
         try:
             file.parent.mkdir(exist_ok=True)
             reading.save(file)
-            size = file.stat().st_size
         except OSError as error:
             logger.warning("A reading could not be kept: %s", error)
             return
-        with self._lock:
-            self._bytes += size
-            if self._bytes > self._most:
-                self._make_room()
-
-    def _make_room(self) -> None:
-        """Down to nine tenths, the longest unused first."""
-        files = sorted(self._files())
-        self._bytes = sum(size for _, size, _ in files)
-        for _, size, file in files:
-            if self._bytes <= 0.9 * self._most:
-                return
-            file.unlink(missing_ok=True)
-            self._bytes -= size
-
-    def _files(self) -> list[tuple[int, int, Path]]:
-        found = []
-        for file in self._folder.glob("*/*.npz"):
-            try:
-                stat = file.stat()
-            except OSError:
-                continue  # another process was quicker
-            found.append((stat.st_mtime_ns, stat.st_size, file))
-        return found
+        self._bounded.added(file)
 
     def _file(self, model: str, image: str) -> Path:
         return self._folder / model[:16] / f"{image}.npz"

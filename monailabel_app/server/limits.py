@@ -6,13 +6,55 @@ import asyncio
 import time
 from contextlib import suppress
 
+import h11
 from fastapi import HTTPException
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MEGABYTE = 1_000_000
 LARGEST_DOCUMENT = MEGABYTE  # of a body that is no upload
+HEADER_SECONDS = 10.0
+TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class PunctualProtocol(H11Protocol):
+    """uvicorn's HTTP, hanging up on who has not sent a request's headers after ten seconds.
+
+    Otherwise a few hundred connections that send a byte now and then would use up the server.
+    """
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come."""
+        super().connection_made(transport)
+        self._late = self.loop.call_later(HEADER_SECONDS, self._hang_up)
+
+    def data_received(self, data: bytes) -> None:
+        """It has sent something."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:  # its headers are all here
+            self._forget()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEADER_SECONDS, self._hang_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has gone."""
+        self._forget()
+        super().connection_lost(exc)
+
+    def _forget(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _hang_up(self) -> None:
+        self._late = None
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.transport.write(TOO_LATE)
+            self.transport.close()
 
 
 class BodyLimits:

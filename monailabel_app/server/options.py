@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from monailabel.config import settings
 
@@ -42,6 +43,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--upload-seconds", type=float, default=120, help="longest time for sending one [120]"
     )
+    parser.add_argument(
+        "--pacs-cache-gb",
+        type=float,
+        default=20,
+        help="most that is kept of a PACS besides the images with a label [20]",
+    )
     options = parser.parse_args(arguments)
     if options.studies.startswith(("http://", "https://")):
         if options.workspace is None:
@@ -59,6 +66,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--tls-cert and --tls-key go together")
     if options.max_upload_mb <= 0 or options.upload_seconds <= 0:
         parser.error("--max-upload-mb and --upload-seconds are above 0")
+    if options.pacs_cache_gb <= 0:
+        parser.error("--pacs-cache-gb is above 0")
     if options.workspace is None:
         options.workspace = options.studies.with_name(f"{options.studies.name}-workspace")
     return options
@@ -66,7 +75,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def configure(options: argparse.Namespace, *, token: str | None) -> None:
     """Tells MONAI Label, and by the environment the processes that it starts, what to do."""
-    conf = {"device": options.device, "workspace": str(options.workspace.resolve())}
+    conf = {
+        "device": options.device,
+        "workspace": str(options.workspace.resolve()),
+        "pacs_cache_gb": str(options.pacs_cache_gb),
+    }
     if options.weights is not None:
         conf["weights"] = str(options.weights.resolve())
     chosen: dict[str, Any] = {
@@ -96,6 +109,14 @@ def address(options: argparse.Namespace) -> str:
         host = "127.0.0.1"
     host = f"[{host}]" if ":" in host else host
     return f"{'https' if options.tls_cert else 'http'}://{host}:{options.port}"
+
+
+def place(studies: Path | str) -> str:
+    """The folder, or the address of the PACS without the password that it may hold."""
+    if isinstance(studies, Path):
+        return str(studies)
+    address = urlsplit(studies)
+    return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
 
 
 def is_loopback(host: str) -> bool:
