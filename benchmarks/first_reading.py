@@ -74,7 +74,9 @@ def main() -> None:
         for name, action in parts.items():
             result[name] = timed(action, options.repeats)
         workspace = Path(folder, "workspace")
-        with serve(Path(folder), studies, workspace=workspace, weights=options.weights) as server:
+        with serve(
+            Path(folder), studies, workspace=workspace, weights=options.weights, by_command=True
+        ) as server:
             result["server start, s"] = round(server.seconds_to_start, 1)
             path = f"/infer/ft_mtl_net?image={mammogram.image_id}"
 

@@ -231,7 +231,8 @@ def main() -> None:
             request = {"image": str(file), "device": "cpu", "result_extension": ".nrrd"}
             peers.append(milliseconds(lambda r=request: stock(r)))  # type: ignore[misc]
         with serve(
-            folder, folder / "studies", workspace=folder / "workspace", weights=options.weights
+            folder, folder / "studies", workspace=folder / "workspace", weights=options.weights,
+            by_command=True,
         ) as server:
             # Without a pause: after two seconds of quiet the server would read ahead.
             ask(server, images[0])

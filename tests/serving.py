@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -49,7 +51,7 @@ def random_weights(file: Path) -> Path:
 class Server:
     """A running server."""
 
-    process: subprocess.Popen[bytes]
+    process: psutil.Process
     url: str
     log: Path
     seconds_to_start: float
@@ -72,10 +74,10 @@ class Server:
         return int(line.split()[1]) / 1024
 
     def children(self) -> list[psutil.Process]:
-        return list(psutil.Process(self.process.pid).children(recursive=True))
+        return list(self.process.children(recursive=True))
 
     def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
 
 
@@ -89,10 +91,12 @@ def serve(
     stock: bool = False,
     port: int | None = None,
     options: Sequence[str | Path] = (),
+    by_command: bool = False,
 ) -> Iterator[Server]:
     """Starts `ftmtl-serve`, or MONAI Label's own server, and waits until it answers.
 
-    `options` are more of the launcher's.
+    `options` are more of the launcher's. It is forked from a process that has imported it, unless
+    it is to be started as users do, `by_command`.
     """
     if port is None:
         with socket.socket() as free:
@@ -104,19 +108,14 @@ def serve(
         command += ["--conf", "device", "cpu", "--host", "127.0.0.1", "--port", port]
     else:
         command = ["-m", "monailabel_app.serve", "--studies", studies, "--workspace", workspace]
-        command += ["--weights", weights, "--device", "cpu", "--port", port]
-        command += options
+        command += ["--weights", weights, "--device", "cpu", "--port", port, *options]
+    arguments = [str(part) for part in command]
     log = folder / f"server-{port}.log"
-    environment = {**os.environ, "PYTHONPATH": str(APP.parent)}
     began = time.monotonic()
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            cwd=folder,
-        )
+    if stock or by_command:
+        process = _start(arguments, folder, log)
+    else:
+        process = _fork(arguments[2:], folder, log)
     secure = "--tls-cert" in options
     url = f"{'https' if secure else 'http'}://127.0.0.1:{port}"
     try:
@@ -124,15 +123,48 @@ def serve(
             with contextlib.suppress(requests.ConnectionError):
                 requests.get(f"{url}/info/", timeout=60, verify=False)
                 break
-            assert process.poll() is None, log.read_text()[-4000:]
+            assert process.is_running(), log.read_text()[-4000:]
             assert time.monotonic() - began < SECONDS_TO_START, log.read_text()[-4000:]
             time.sleep(0.1)
         yield Server(process, url, log, time.monotonic() - began)
     finally:
-        if process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
             try:
                 process.wait(30)
-            except subprocess.TimeoutExpired:
+            except psutil.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _start(arguments: list[str], folder: Path, log: Path) -> psutil.Process:
+    with open(log, "wb") as output:
+        return psutil.Popen(
+            [sys.executable, *arguments],
+            stdout=output, stderr=subprocess.STDOUT, env=_environment(), cwd=folder,
+        )  # fmt: skip
+
+
+def _fork(arguments: list[str], folder: Path, log: Path) -> psutil.Process:
+    order = {"arguments": arguments, "folder": str(folder), "log": str(log)}
+    nursery = _nursery()
+    assert nursery.stdin is not None and nursery.stdout is not None
+    nursery.stdin.write(json.dumps({**order, "environment": _environment()}) + "\n")
+    nursery.stdin.flush()
+    return psutil.Process(int(nursery.stdout.readline()))
+
+
+@functools.cache
+def _nursery() -> subprocess.Popen[str]:
+    """The process that servers are forked from; it ends with this one."""
+    nursery = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("server_nursery.py"))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(), text=True,
+    )  # fmt: skip
+    assert nursery.stdin is not None
+    atexit.register(nursery.stdin.close)
+    return nursery
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(APP.parent)}

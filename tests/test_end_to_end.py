@@ -39,8 +39,9 @@ class Clinic:
 
     def serve(self, *, stock: bool = False) -> Any:
         return serve(
-            self.folder, self.studies, workspace=self.workspace, weights=self.weights, stock=stock
-        )
+            self.folder, self.studies, workspace=self.workspace, weights=self.weights, stock=stock,
+            by_command=True,
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

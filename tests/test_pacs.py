@@ -160,7 +160,9 @@ def test_reading_from_a_pacs_and_labels_back_to_it(
         for fetched in (workspace / "pacs").rglob("*.dcm"):  # some were read ahead in idle time
             if fetched.stem not in (film, f"{SMALL}.0"):
                 fetched.unlink()
-        with serve(tmp_path, pacs.url, workspace=workspace, weights=untrained) as server:
+        with serve(
+            tmp_path, pacs.url, workspace=workspace, weights=untrained, by_command=True
+        ) as server:
             until(lambda: pacs_state(server)["state"] == "down", server)
             assert "does not answer" in pacs_state(server)["reason"]
             until(lambda: set(listed(server)) == {film, f"{SMALL}.0"}, server)
