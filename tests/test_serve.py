@@ -385,7 +385,7 @@ def test_who_is_slow_with_the_headers_is_hung_up_on(server: Server) -> None:
         connection.sendall(b"GET /info/ HTTP/1.1\r\nHost: 127.0.0.1\r\n")
     with socket.create_connection((host, int(port))) as patient:
         for connection in slow[1:3]:
-            patient.sendall(b"GET /train/ HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+            patient.sendall(b"GET /versions/ft_mtl_net HTTP/1.1\r\nHost: 127.0.0.1\r\n")
             connection.sendall(b"X")  # a byte now and then buys no time
             time.sleep(6)
             patient.sendall(b"\r\n")
