@@ -13,8 +13,12 @@ import signal
 import sys
 from typing import Any
 
-import monailabel_app.main  # noqa: F401
-from monailabel_app.serve import main
+from ftmtl.lean import load_monai
+
+load_monai()
+import monailabel_app.main  # noqa: E402
+import monailabel_app.server.routes  # noqa: E402, F401
+from monailabel_app.serve import main  # noqa: E402
 
 
 def become_server(order: dict[str, Any]) -> None:
