@@ -64,14 +64,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     dataset = commands.add_parser("dataset", help="turn a published data set into COCO JSON")
-    dataset.add_argument("name", choices=[*_READERS, "labels", "coco", "phantom"])
+    dataset.add_argument("name", choices=[*_READERS, "labels", "coco", "phantom", "contrast-shift"])
     dataset.add_argument("source", type=Path, nargs="?",
                          help="its folder, a server's studies, or a COCO file; phantoms need none")
     dataset.add_argument("--workspace", type=Path,
                          help="where a server keeps its labels [STUDIES-workspace]")
     dataset.add_argument("--images", type=Path, help="the image folder of a COCO file")
     dataset.add_argument("--out", type=Path, required=True,
-                         help="the COCO JSON to write; of phantoms the folder")
+                         help="the COCO JSON to write; of phantoms and contrast-shift the "
+                              "folder")
     dataset.add_argument("--patients", type=int, default=20, help="how many phantoms [20]")
     dataset.add_argument("--seed", type=int, default=0, help="of the phantoms [0]")
     dataset.add_argument("--hold-out", type=int, metavar="PARTS",
@@ -173,6 +174,7 @@ def _records(options: argparse.Namespace) -> list[ImageRecord]:
 
 def _dataset(options: argparse.Namespace) -> int:
     from ftmtl.datasets.coco import read_coco, write_coco
+    from ftmtl.datasets.contrast_shift import write_shifted
     from ftmtl.datasets.labels import read_labels
     from ftmtl.datasets.phantom import make_phantoms
     from ftmtl.datasets.split import hold_out
@@ -199,6 +201,10 @@ def _dataset(options: argparse.Namespace) -> int:
     else:
         folder = options.images or options.source.parent
         records = read_coco(options.source, folder)
+    if options.name == "contrast-shift":
+        with _ProgressBar() as bar:
+            records = write_shifted(records, out, on_file=bar.files)
+        folder, out = out, out / "coco.json"
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
     parts = {out: records}
