@@ -154,6 +154,25 @@ def test_image_breast_and_patient() -> None:
     assert "1 images have no laterality" in classes["reasons"]["auc_breast"]
 
 
+def test_a_breast_of_known_class_is_ranked_without_a_mass() -> None:
+    """As in CMMD: one region to ignore, as large as its image, with the class of the breast."""
+    whole = [0.0, 0.0, 1000.0, 1000.0]
+    breasts = [
+        mass(1, whole, True, role="ignore", class_known=True),
+        mass(2, whole, role="ignore", class_known=True),
+        mass(3, whole, True, role="ignore", class_known=True),
+        mass(4, whole, role="ignore"),
+    ]
+    predictions = [
+        prediction(n, FAR, 0.9, malignancy) for n, malignancy in enumerate((0.9, 0.5, 0.3, 0.8), 1)
+    ]
+    result = judge([image(n, f"P{n}") for n in range(1, 5)], breasts, predictions)
+    classes = result["classification"]
+    assert classes["n"]["auc_patient"] == {"malignant": 2, "other": 1}
+    assert classes["auc_image"] == classes["auc_patient"] == 0.5  # 0.9 and 0.3 against 0.5
+    assert (result["masses"], result["ignore_regions"]) == (0, 4)
+
+
 def test_faint_predictions_say_nothing_about_an_image() -> None:
     """Eight false positives on two images are beyond 3.67 FPI: nobody hears them; seven count."""
     box = [0.0, 0.0, 100.0, 100.0]

@@ -39,7 +39,10 @@ def shift(pixels: NDArray[Any], gamma: float) -> NDArray[np.uint16]:
     x = (values - low) / max(high - low, 1e-9)
     curve = _sigmoid(x**gamma)
     ends = _sigmoid(np.array([0.0, 1.0]))
-    return np.rint(65535 * (curve - ends[0]) / (ends[1] - ends[0])).astype(np.uint16)
+    shifted: NDArray[np.uint16] = np.rint(
+        65535 * (curve - ends[0]) / (ends[1] - ends[0])
+    ).astype(np.uint16)
+    return shifted
 
 
 def write_shifted(
@@ -75,4 +78,5 @@ def gamma_of(image_id: int | str) -> float:
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 1 / (1 + np.exp(-4 * (x - SIGMOID_CENTRE) / SIGMOID_WIDTH))
+    curve: NDArray[np.float64] = 1 / (1 + np.exp(-4 * (x - SIGMOID_CENTRE) / SIGMOID_WIDTH))
+    return curve

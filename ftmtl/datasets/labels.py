@@ -194,4 +194,5 @@ def _annotation(finding: Finding, image: ImageInfo) -> Annotation | None:
         mask_source=finding.mask_source,
         segmentation=None if finding.segmentation is None else dict(finding.segmentation),
         role=role,
+        class_known=role != "ignore",
     )

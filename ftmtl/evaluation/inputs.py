@@ -57,6 +57,7 @@ class Truth:
     mass_mask: list[Any]  # [M] COCO segmentation where it is `annotated`, otherwise None
     ignore_image: IntArray  # [K]
     ignore_box: FloatArray  # [K, 4]
+    ignore_class: IntArray  # [K] as mass_class; the region is malignant somewhere, or nowhere
 
     @property
     def images(self) -> int:
@@ -178,7 +179,7 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         raise refuse("data set", f"{unfolded} of {len(folds)} images have no fold")
 
     mass: dict[str, list[Any]] = {"id": [], "image": [], "box": [], "class": [], "mask": []}
-    ignore: dict[str, list[Any]] = {"image": [], "box": []}
+    ignore: dict[str, list[Any]] = {"image": [], "box": [], "class": []}
     for annotation in coco.get("annotations", []):
         what = f"annotation {annotation.get('id')!r}"
         if annotation.get("image_id") not in index:
@@ -193,16 +194,21 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         if role == "ignore":
             ignore["image"].append(at)
             ignore["box"].append(annotation["bbox"])
-        if role != "mass":
+        if role == "hard_negative":
             continue
-        known = annotation.get("class_known", True)
+        # Of a region that nobody decided about the class is known only where the set says so.
+        known = annotation.get("class_known", role == "mass")
         if known and annotation.get("category_id") not in (BENIGN, MALIGNANT):
             raise refuse(what, f"category {annotation.get('category_id')!r} is not 1 or 2")
+        kind = annotation["category_id"] if known else UNKNOWN_CLASS
+        if role == "ignore":
+            ignore["class"].append(kind)
+            continue
         masked = annotation.get("mask_source") == "annotated"
         mass["id"].append(annotation.get("id"))
         mass["image"].append(at)
         mass["box"].append(annotation["bbox"])
-        mass["class"].append(annotation["category_id"] if known else UNKNOWN_CLASS)
+        mass["class"].append(kind)
         mass["mask"].append(annotation.get("segmentation") or None if masked else None)
 
     return Truth(
@@ -221,6 +227,7 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         mass_mask=mass["mask"],
         ignore_image=_indices(ignore["image"]),
         ignore_box=_boxes(ignore["box"]),
+        ignore_class=_indices(ignore["class"]),
     )
 
 

@@ -1,8 +1,10 @@
 """Benign or malignant: the area under the ROC curve, by mass, image, breast and patient.
 
 The unit changes the figure more than the model does, so each is named. Masses whose class is not
-known take no part, and neither do images, breasts and patients who hold one (or an ignore region)
-and no mass that is known to be malignant: nobody can say which side they are on.
+known take no part, and neither do images, breasts and patients who hold one and nothing that is
+known to be malignant: nobody can say which side they are on. An ignore region counts as such a
+mass; where its class is known (CMMD says it of whole breasts) it speaks for images, breasts and
+patients.
 """
 
 from __future__ import annotations
@@ -119,7 +121,7 @@ def mass_rankings(
 def group_ranking(
     truth: Truth, evidence: FloatArray, image: IntArray, group: IntArray, unit: str
 ) -> Ranking:
-    """Images, breasts or patients: does one hold a malignant mass?
+    """Images, breasts or patients: does one hold something malignant?
 
     `group` [I] numbers the unit that each image belongs to, 0…G-1, each unit of one patient.
     A unit's score is the largest `evidence` [K] that lies on one of its images, `image` [K] being
@@ -128,12 +130,12 @@ def group_ranking(
     groups = int(group.max()) + 1
     score = np.zeros(groups)
     np.maximum.at(score, group[image], evidence)
-    mass_group = group[truth.mass_image]
+    place = group[np.concatenate([truth.mass_image, truth.ignore_image])]
+    kind = np.concatenate([truth.mass_class, truth.ignore_class])
     malignant = np.zeros(groups, dtype=bool)
-    malignant[mass_group[truth.mass_class == MALIGNANT]] = True
+    malignant[place[kind == MALIGNANT]] = True
     unsure = np.zeros(groups, dtype=bool)
-    unsure[mass_group[truth.mass_class == UNKNOWN_CLASS]] = True
-    unsure[group[truth.ignore_image]] = True
+    unsure[place[kind == UNKNOWN_CLASS]] = True
     patient = np.zeros(groups, dtype=np.int64)
     patient[group] = truth.patient
     known = malignant | ~unsure
