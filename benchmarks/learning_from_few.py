@@ -53,11 +53,12 @@ def recipe(steps: int, seed: int) -> Preset:
     network = replace(
         starter.network, canvas=(height // 2, width // 2),
         anchor_sizes=tuple(size / 2 for size in starter.network.anchor_sizes),
-        proposals_infer=40,
+        pre_nms=400, proposals_train=80, proposals_infer=40,
     )
     tuning = Stage(name="fine tuning", trains=("rpn", "heads"),
                    minimises=("proposal", "unified"), epochs=1)
-    return replace(starter, network=network, training=replace(
+    targets = replace(starter.targets, roi_samples=16)
+    return replace(starter, network=network, targets=targets, training=replace(
         starter.training, stages=(tuning,), steps_per_epoch=steps, batch_size=4, seed=seed,
         learning_rate=0.006, warmup_steps=10, frozen_backbone=3, checkpoint_minutes=1.0,
     ))
@@ -126,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="where the work is kept")
     parser.add_argument("--figure", type=Path, help="the PNG to draw")
-    parser.add_argument("--steps", type=int, default=40, help="of each training")
+    parser.add_argument("--steps", type=int, default=30, help="of each training")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
