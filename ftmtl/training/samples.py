@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ftmtl.atomic import atomic_write
-from ftmtl.canvas import CanvasGeometry, make_canvas
+from ftmtl.canvas import EDITION, CanvasGeometry, make_canvas
 from ftmtl.config import AugmentConfig
 from ftmtl.datasets.fitted import fitted_mask
 from ftmtl.datasets.records import BENIGN, MALIGNANT, Annotation, ImageRecord
@@ -97,7 +97,7 @@ class CanvasCache:
                 record.path, "there is no such file", "Check the folder given as --images"
             ) from error
         identity = (str(record.path.resolve()), stat.st_mtime_ns, stat.st_size, record.pixel_aspect,
-                    self.size)
+                    self.size, EDITION)
         return hashlib.sha256(repr(identity).encode()).hexdigest()[:24]
 
     def _make(self, record: ImageRecord, file: Path) -> None:
