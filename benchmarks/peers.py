@@ -194,3 +194,7 @@ def torchvision_models(canvas: tuple[int, int], proposals: int, detections: int
     )
     fpn = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES, **alike)
     return {"torchvision C4": c4, "torchvision R50-FPN": fpn}
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import entropy as bits_of
+from scipy.stats import rankdata
 
 from ftmtl import active
 from ftmtl.active import FIGURES, STRATEGIES, Work, figures_of, same_patient
@@ -202,6 +203,11 @@ def test_the_mix_is_the_best_mean_rank() -> None:
     assert choice is not None and choice.index == int(np.argmin(means))
     assert "disagreement" not in choice.reason
     assert STRATEGIES["disagreement"](given) is None
+
+
+def test_equal_values_share_their_ranks_as_scipy_s_do() -> None:
+    values = np.random.default_rng(1).integers(0, 6, 40) / 7
+    assert np.array_equal(active._ranks(values), rankdata(values))
 
 
 def test_nothing_free_is_no_choice() -> None:

@@ -127,10 +127,11 @@ class InferenceNet(FTMTLNet):
         """
         theta0, unpooled = prepared
         bias = self.segmentation.deconv1.bias.repeat(4)
-        for part in boxes.split(self.piece):
+        means = _mean_pool(theta0, boxes).split(self.piece)
+        for part, mean in zip(boxes.split(self.piece), means, strict=True):
             blocks = roi_align(unpooled, part, stride=STRIDE, size=POOLED)
             blocks = blocks.add_(bias).unflatten(-1, (4, -1))
-            yield _mean_pool(theta0, part), blocks
+            yield mean, blocks
 
     def heads_of(self, means: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits [r, 3], maps [r, 2, 28, 28] and pooled θ1 [r, 1024] of a piece."""
