@@ -14,8 +14,11 @@ import pytest
 from MammoReviewLib import multipart
 from MammoReviewLib.client import STOCK, Client
 from MammoReviewLib.failures import Failure
+from MammoReviewLib.findings import ImageInfo, InvalidFindings
 from MammoReviewLib.jobs import Job
+from MammoReviewLib.opening import fetch
 from MammoReviewLib.ports import Cancelled
+from MammoReviewLib.worklist import Row
 from misbehaving import misbehaving, reply
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
@@ -181,6 +184,27 @@ def test_a_download_is_whole_or_not_there(tmp_path):
         with pytest.raises(Failure) as caught:
             Client(f"127.0.0.1:{port}").download_image("1.2", tmp_path / "none" / "x.dcm")
         assert caught.value.kind == "disk"
+
+
+def test_findings_of_another_image_are_not_shown(tmp_path):
+    image = {**vars(ImageInfo("1.2.9", 4, 3))}
+    nothing = {"malignancy": 0, "label": "no finding", "how": "none"}
+    document = {
+        "schema_version": 1, "image": image, "model": None, "findings": [], "verdict": nothing
+    }
+
+    def answer(connection: socket.socket, head: bytes) -> None:
+        if b"/label/info" in head:
+            return reply("404 Not Found", b"{}")(connection, head)
+        body = json.dumps(document).encode() if b"/infer/" in head else b"a film"
+        return reply("200 OK", body)(connection, head)
+
+    with misbehaving(answer) as port:
+        client, job = Client(f"127.0.0.1:{port}"), Job("", None, None, False)
+        fetched = fetch(client, Row("1.2.9", "new"), tmp_path, 0.1, stored=False, stop=job)
+        assert fetched.document.image.id == "1.2.9"
+        with pytest.raises(InvalidFindings, match="another image"):
+            fetch(client, Row("1.2.3", "new"), tmp_path, 0.1, stored=False, stop=job)
 
 
 def test_a_reply_in_parts_is_taken_apart(tmp_path):
