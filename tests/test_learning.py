@@ -78,7 +78,7 @@ def small() -> Preset:
     layers, and its gradient is a hundredth of the others'. Clipping is wider for the same reason.
     """
     proposals, heads, _ = PAPER.training.stages
-    stages = (replace(proposals, epochs=25), replace(heads, epochs=80))
+    stages = (replace(proposals, epochs=25), replace(heads, epochs=100))
     return replace(
         RECOMMENDED,
         network=replace(
@@ -135,7 +135,7 @@ def mistakes(network: FTMTLNet, samples: list[Sample]) -> list[str]:
     for sample in samples:
         (found,) = network.detect(sample.image[None], sample.valid[None])
         probabilities = found.class_logits.softmax(dim=1)
-        sure = (1 - probabilities[:, 0] > 0.5).nonzero()[:, 0]
+        sure = (1 - probabilities[:, 0] > 0.7).nonzero()[:, 0]
         name = f"canvas {sample.seed}"
         if len(sure) != len(sample.boxes):
             wrong.append(f"{name}: {len(sure)} findings for {len(sample.boxes)} masses")
