@@ -27,6 +27,7 @@ from ftmtl.mammogram import (
     read_mammogram,
 )
 from ftmtl.patient_key import PatientKey
+from ftmtl.predict import image_info
 
 from .catalogue import Catalogue, Entry, Source, image_suffix
 from .dicomweb import DicomWeb, PacsError, Unreachable
@@ -151,15 +152,7 @@ class Images:
         return self._described(header_of(header, path=path))
 
     def _described(self, header: MammogramHeader) -> dict[str, Any]:
-        info = ImageInfo(
-            id=header.image_id,
-            width=header.width,
-            height=header.height,
-            spacing_mm=header.spacing_mm,
-            laterality=header.laterality,
-            view=header.view,
-            patient_key=self.key.of(header),
-        )
+        info = image_info(header, self.key.of(header))
         return {**asdict(info), "pixel_aspect": header.pixel_aspect}
 
 
