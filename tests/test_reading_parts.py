@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from ftmtl.active import FEATURES, figures_of
+from ftmtl.canvas import EDITION
 from ftmtl.evaluation.agreement import agreement
 from ftmtl.evaluation.inputs import parse_predictions, parse_truth
 from ftmtl.reading import Candidate, Reading
@@ -125,7 +126,7 @@ def test_a_table_is_kept_and_the_older_serves_until_the_new_is_filled(tmp_path: 
     fewer.current(NEW, "2")
     fewer.filled()
     assert not fewer.serving(NEW, "2").older
-    (tmp_path / f"{NEW[:16]}.npz").write_bytes(b"PK damaged")
+    (tmp_path / f"{NEW[:16]}-{EDITION}.npz").write_bytes(b"PK damaged")
     assert len(Tables(tmp_path).current(NEW, "2")) == 0
 
 

@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 
 from ftmtl.atomic import write_json
+from ftmtl.canvas import EDITION
 from ftmtl.reading import DamagedReading, Reading
 
 from .bounded import BoundedFolder
@@ -62,7 +63,8 @@ class Readings:
         self._bounded.added(file)
 
     def _file(self, model: str, image: str) -> Path:
-        return self._folder / model[:16] / f"{image}.npz"
+        # Also by the canvas: the same weights see another picture after an update of the program.
+        return self._folder / f"{model[:16]}-{EDITION}" / f"{image}.npz"
 
 
 class Digests:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ftmtl.active import FEATURES, FIGURES, Figures, Work
 from ftmtl.atomic import atomic_write
+from ftmtl.canvas import EDITION
 from ftmtl.core_set import CoreSet
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ class Tables:
         return sorted(self._folder.glob("[!.]*.npz"), key=lambda file: file.stat().st_mtime_ns)
 
     def _file(self, model: str) -> Path:
-        return self._folder / f"{model[:16]}.npz"
+        return self._folder / f"{model[:16]}-{EDITION}.npz"  # a new canvas begins a new table
 
     def _load(self, file: Path) -> Table | None:
         try:
