@@ -105,15 +105,20 @@ class FindMasses(InferTask):  # type: ignore[misc]
         return str(self.registry.path(current)) if current else None
 
     def warm_up(self) -> None:
-        """Loads the model and runs it once, so that the first reader does not wait for that."""
+        """Loads the model and runs it once, so that the first reader does not wait for that.
+
+        It counts as a reader, so that idle work does not begin before she can have asked.
+        """
         height, width = 1024, 768
         y, x = np.mgrid[:height, :width]
         breast = (x / 500) ** 2 + ((y - 512) / 480) ** 2 < 1
         noise = np.random.default_rng(0).integers(800, 1600, size=breast.shape)
         pixels = np.where(breast, noise, 0).astype(np.uint16)
         nobody = Mammogram(pixels=pixels, image_id="warm-up", path=Path("warm-up"))
-        self.predictor(self.device)(nobody, boxes=[[100, 400, 200, 200]])
-        self.predictor(self.device)(nobody)
+        predictor = self.predictor(self.device)
+        with self.turns.reader():
+            predictor(nobody, boxes=[[100, 400, 200, 200]])
+            predictor(nobody)
 
     def in_service(self) -> ModelVersion:
         """The version in service; 503 where there is none."""
