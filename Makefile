@@ -64,7 +64,9 @@ clean:
 
 # torch comes first, and packages that are built from source see it (--no-build-isolation):
 # otherwise sam2, which MONAI Label requires, downloads a second torch of 3 GB to be built with.
-# Bytecode is left to the first import, since most of what MONAI Label brings is never imported.
+# Bytecode is made of what is imported alone, since most of what MONAI Label brings never is; and here,
+# since where PYTHONDONTWRITEBYTECODE is set, as in most images of containers, no start makes it: a
+# server would then compile for 17 s each time.
 PIP_INSTALL := $(PYTHON) -m pip install --no-compile --no-build-isolation --constraint constraints.txt
 
 .venv/ready-to-%-$(FINGERPRINT):
@@ -94,5 +96,8 @@ PIP_INSTALL := $(PYTHON) -m pip install --no-compile --no-build-isolation --cons
 			echo "network and 5 GB of disk. Run make again: it goes on with what is there." >&2; \
 			exit 1; \
 		}
+	@env -u PYTHONDONTWRITEBYTECODE $(PYTHON) -c \
+		"import monailabel.main, monailabel_app.main, monailabel_app.server.routes, uvicorn, highdicom" \
+		>.venv/first-import.log 2>&1 || { cat .venv/first-import.log >&2; exit 1; }
 	@touch $@
 	@echo "The environment is complete."
