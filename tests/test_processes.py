@@ -1,8 +1,9 @@
-"""Two processes that torchrun starts take the same steps as one alone."""
+"""Two processes that torchrun starts, stopped and resumed, take the same steps as one alone."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -18,36 +19,47 @@ from ftmtl.training.processes import UnevenShares, joined
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = """
-import sys
+import pickle, sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
-from training_set import TINY, make_set
+from training_set import TINY
 from ftmtl.training.loop import train
 told = []
-train(make_set(Path(sys.argv[1])), preset=TINY, out=Path(sys.argv[2]), device="cpu",
-      on_progress=told.append)
-Path(sys.argv[2], f"told {{len(told)}}").touch()
+steps = []
+records = pickle.loads(Path(sys.argv[1]).read_bytes())
+out, stop_after = Path(sys.argv[2]), int(sys.argv[3])
+outcome = train(records, preset=TINY, out=out, device="cpu", resume=stop_after == 0,
+                on_progress=told.append,
+                should_stop=lambda: steps.append(0) or len(steps) == stop_after)
+assert outcome.finished == (stop_after == 0)
+Path(out, f"told {{stop_after}} {{len(told)}}").touch()
 """
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folders of one training alone and of one by two processes, on the same films."""
+    """The folders of one training alone and of one by two processes, on the same films.
+
+    The two are stopped half way and started again.
+    """
     folder = tmp_path_factory.mktemp("processes")
+    records = make_set(folder / "films")
+    (folder / "records").write_bytes(pickle.dumps(records))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        train(make_set(folder / "films"), preset=TINY, out=folder / "one", device="cpu")
+        train(records, preset=TINY, out=folder / "one", device="cpu")
     finally:
         torch.set_num_threads(threads)
     script = folder / "script.py"
     script.write_text(SCRIPT.format(tests=str(ROOT / "tests")))
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         str(script), str(folder / "films"), str(folder / "two")],
-        check=True, timeout=280, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
+    for stop_after in (STEPS // 2, 0):
+        subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+             "2", str(script), str(folder / "records"), str(folder / "two"), str(stop_after)],
+            check=True, timeout=280, cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
     return folder / "one", folder / "two"
 
 
@@ -77,9 +89,10 @@ def test_the_weights_are_equal(runs: tuple[Path, Path]) -> None:
 
 def test_the_first_process_alone_writes_and_tells(runs: tuple[Path, Path]) -> None:
     one, two = runs
-    told = sorted(int(file.name.split()[1]) for file in two.glob("told *"))
-    assert told[0] == 0 and told[1] >= STEPS
-    assert len(list((two / "tensorboard").iterdir())) == 1
+    for stop_after, steps in ((STEPS // 2, STEPS // 2), (0, STEPS - STEPS // 2)):
+        told = sorted(int(f.name.split()[2]) for f in two.glob(f"told {stop_after} *"))
+        assert told[0] == 0 and told[1] >= steps
+    assert len(list((two / "tensorboard").iterdir())) == 2  # one for each start
     assert len(list((two / "canvases").iterdir())) == len(list((one / "canvases").iterdir()))
 
 
