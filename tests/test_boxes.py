@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ftmtl.network.boxes import clip, coverage, decode, encode, iou, nms
+from ftmtl.network.boxes import NMS_BLOCK, clip, coverage, decode, encode, iou, nms
 
 
 def test_deltas_are_equation_3_and_4_in_matterport_scale() -> None:
@@ -93,11 +93,19 @@ def test_nms_is_the_greedy_loop_on_long_chains() -> None:
     assert kept == greedy(boxes, scores, 0.4, None) == list(range(0, 60, 2))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_nms_is_the_greedy_loop_on_a_crowd(seed: int) -> None:
-    boxes = random_boxes(300, seed=seed)
-    scores = torch.rand(300, generator=torch.Generator().manual_seed(seed))
-    assert nms(boxes, scores, 0.3).tolist() == greedy(boxes, scores, 0.3, None)
+@pytest.mark.parametrize("keep", [None, 7, 60])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("seed", range(2))
+def test_nms_is_the_greedy_loop_on_a_crowd(seed: int, grouped: bool, keep: int | None) -> None:
+    """Of several blocks."""
+    count = 3 * NMS_BLOCK - 50
+    boxes = random_boxes(count, seed=seed)
+    chance = torch.Generator().manual_seed(seed)
+    scores = torch.rand(count, generator=chance)
+    groups = torch.randint(3, (count,), generator=chance) if grouped else None
+    kept = nms(boxes, scores, 0.4, groups=groups, keep=keep).tolist()
+    assert kept == greedy(boxes, scores, 0.4, groups)[:keep]
+    assert len(kept) == keep if keep else len(kept) > 60
 
 
 def random_boxes(count: int, *, seed: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 # (10, 10, 5, 5) scales Eq. 3's offsets and logarithms to about unit spread (matterport's
 # standard deviations .1, .1, .2, .2), so that the Smooth L1 of Eq. 2 weighs them alike.
 _CODER = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+NMS_BLOCK = 256  # boxes settled at once
 
 
 def encode(targets: Tensor, references: Tensor) -> Tensor:
@@ -55,25 +56,41 @@ def coverage(a: Tensor, b: Tensor) -> Tensor:
     return (size.prod(dim=2) / area[:, None]).amax(dim=1)
 
 
-def nms(boxes: Tensor, scores: Tensor, threshold: float, *, groups: Tensor | None = None) -> Tensor:
-    """Indices of the boxes that greedy non-maximum suppression keeps, best first.
+def nms(boxes: Tensor, scores: Tensor, threshold: float, *, groups: Tensor | None = None,
+        keep: int | None = None) -> Tensor:
+    """Indices of the boxes that greedy non-maximum suppression keeps, best first; `keep` at most.
 
     A box falls to any better kept box (of its group, where `groups` [N] is given) with
-    IoU > `threshold`; of equal scores the earlier is better. Greedy suppression is the only
-    fixed point of "kept if no better kept box overlaps", and iterating that rule settles at
-    least one more rank each round: in practice a handful of rounds on the whole matrix,
-    without a loop over boxes.
+    IoU > `threshold`; of equal scores the earlier is better. Boxes come in blocks, best first:
+    those of a block that no box kept before overlaps are settled among themselves. So time and
+    memory grow with the number of boxes times that of the kept, and where `keep` is given the
+    blocks after it are never looked at.
     """
+    def overlapping(a: Tensor, b: Tensor) -> Tensor:
+        overlaps = iou(boxes[a], boxes[b]) > threshold
+        return overlaps if groups is None else overlaps & (groups[a][:, None] == groups[b])
+
     order = torch.argsort(scores, descending=True, stable=True)
-    boxes = boxes[order]
-    overlaps = iou(boxes, boxes) > threshold
-    if groups is not None:
-        groups = groups[order]
-        overlaps &= groups[:, None] == groups[None, :]
+    kept = order[:0]
+    for block in order.split(NMS_BLOCK):
+        free = block[~overlapping(block, kept).any(dim=1)]
+        kept = torch.cat([kept, free[_greedy(overlapping(free, free))]])
+        if keep is not None and len(kept) >= keep:
+            break
+    return kept[:keep]
+
+
+def _greedy(overlaps: Tensor) -> Tensor:
+    """Which of N boxes [N], best first, greedy suppression keeps; `overlaps` [N, N] is symmetric.
+
+    It is the only fixed point of "kept if no better kept box overlaps", and iterating that rule
+    settles at least one more rank each round: in practice a handful of rounds on the whole
+    matrix, without a loop over boxes.
+    """
     better = torch.triu(overlaps, diagonal=1).float()  # [i, j]: i is better than j and overlaps
-    kept = torch.ones(len(boxes), device=boxes.device)
+    kept = torch.ones(len(overlaps), device=overlaps.device)
     while True:
         survivors = (kept @ better == 0).float()
         if torch.equal(survivors, kept):
-            return order[kept.bool()]
+            return kept.bool()
         kept = survivors

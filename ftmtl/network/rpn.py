@@ -68,5 +68,5 @@ def propose(
     boxes = box_ops.clip(boxes, extent)
     sound = box_ops.sound(boxes)
     boxes, scores = boxes[sound], scores[best][sound]
-    kept = box_ops.nms(boxes, scores, nms_iou)[:keep]
+    kept = box_ops.nms(boxes, scores, nms_iou, keep=keep)
     return boxes[kept], scores[kept].sigmoid()
