@@ -32,8 +32,8 @@ from ftmtl.datasets.phantom import make_phantoms
 from ftmtl.datasets.records import ImageRecord
 from ftmtl.device import pick_device
 from ftmtl.evaluation import evaluate
-from ftmtl.mammogram import read_mammogram
 from ftmtl.predict import Predictor
+from ftmtl.predict_files import predict_records
 from ftmtl.training.loop import train
 from ftmtl.weights_file import STARTER_WEIGHTS, load_weights
 
@@ -84,14 +84,9 @@ def figures(weights: Path | None, preset: Preset, held: Sequence[ImageRecord]) -
     """What the weights (None: the starter's) find of the held-out women."""
     read = replace(load_weights(weights or STARTER_WEIGHTS), preset=preset)
     predictor = Predictor(read.network(), read, version="few", device=pick_device("cpu"))
-    results = []
-    for record in tqdm(held, desc="reading the held-out women", unit="image"):
-        for found in predictor.read(read_mammogram(record.path)).candidates:
-            results.append({
-                "image_id": record.image_id, "bbox": list(found.box), "score": found.score,
-                "category_id": 1 + int(found.probabilities[1:].argmax()),
-                "scores": found.probabilities.tolist(),
-            })
+    with tqdm(desc="reading the held-out women", total=len(held), unit="image") as bar:
+        results, _ = predict_records(predictor, held,
+                                     on_file=lambda done, *_: bar.update(done - bar.n))
     metrics = evaluate(to_coco(held), results)
     detection, classes = metrics["detection"]["iou>0.2"], metrics["classification"]
     return {

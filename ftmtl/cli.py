@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command: Command = options.command
     try:
+        if command in (_train, _predict, _crossval, _calibrate, _bench):
+            load_monai()
         return command(options)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
@@ -229,7 +231,6 @@ def _read_published(name: str, source: Path) -> tuple[list[ImageRecord], list[st
 
 
 def _train(options: argparse.Namespace) -> int:
-    load_monai()
     from ftmtl.config import PRESETS
     from ftmtl.training.loop import train
 
@@ -262,7 +263,6 @@ def _changed(preset: Preset, options: argparse.Namespace) -> Preset:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    load_monai()
     from ftmtl.predict import Predictor
     from ftmtl.predict_files import predict_files, predict_records, write_predictions
     from ftmtl.weights_file import STARTER_WEIGHTS
@@ -308,7 +308,6 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _crossval(options: argparse.Namespace) -> int:
-    load_monai()
     from ftmtl.config import PRESETS
     from ftmtl.crossval.outcome import assess
     from ftmtl.crossval.report import write_experiment_report
@@ -349,7 +348,6 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    load_monai()
     import tempfile
 
     from ftmtl.atomic import write_json

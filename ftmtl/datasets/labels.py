@@ -125,15 +125,12 @@ def read_labels(
         images = images_by_id(*([studies] if studies else []), *folders)
     records, left_out = [], []
     for version, file in current_labels(workspace / "labels"):
-        image = dict(version.image)
-        path = images.get(image["id"])
+        info = info_of(version.image)
+        path = images.get(info.id)
         if path is None:
-            left_out.append(f"{image['id']}: its image is no longer among the studies")
+            left_out.append(f"{info.id}: its image is no longer among the studies")
             continue
-        aspect = float(image.pop("pixel_aspect", 1.0))
-        info = ImageInfo(
-            **{**image, "spacing_mm": image["spacing_mm"] and tuple(image["spacing_mm"])}
-        )
+        aspect = float(version.image.get("pixel_aspect", 1.0))
         try:
             findings = read_label_file(file, image=info)
         except UnreadableLabel as error:
@@ -141,6 +138,13 @@ def read_labels(
             continue
         records.append(to_record(findings, path, pixel_aspect=aspect))
     return records, left_out
+
+
+def info_of(image: dict[str, Any]) -> ImageInfo:
+    """The image as findings documents name it, from what the server's lists say of it."""
+    row = {k: v for k, v in image.items() if k != "pixel_aspect"}
+    row["spacing_mm"] = row["spacing_mm"] and tuple(row["spacing_mm"])
+    return ImageInfo(**row)
 
 
 def images_by_id(*folders: Path) -> dict[str, Path]:

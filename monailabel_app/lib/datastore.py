@@ -22,7 +22,7 @@ from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 from pydicom.dataset import Dataset
 
-from ftmtl.datasets.labels import FINAL, LABEL_SUFFIX, LabelVersion
+from ftmtl.datasets.labels import FINAL, LABEL_SUFFIX, LabelVersion, info_of
 from ftmtl.findings import ImageInfo
 from ftmtl.label_file import read_label_file
 from ftmtl.patient_key import PatientKey
@@ -36,7 +36,7 @@ from .outbox import Outbox
 from .pacs import Pacs
 from .refusals import check_tag, disk
 from .sides import Sides
-from .submissions import Wishes, check_submission, info_of
+from .submissions import Wishes, check_submission
 
 PACS_CACHE = 20_000_000_000  # bytes
 

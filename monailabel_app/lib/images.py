@@ -18,6 +18,7 @@ from fastapi import HTTPException
 from pydicom.dataset import Dataset
 
 from ftmtl import __version__
+from ftmtl.datasets.labels import info_of
 from ftmtl.findings import ImageInfo
 from ftmtl.mammogram import (
     MammogramHeader,
@@ -36,7 +37,6 @@ from .folder import Folder
 from .models import sha256_of
 from .pacs import Pacs
 from .refusals import NAME, disk
-from .submissions import info_of
 
 
 class Images:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import HTTPException
 
-from ftmtl.datasets.labels import LABEL_SUFFIX
+from ftmtl.datasets.labels import LABEL_SUFFIX, info_of
 from ftmtl.findings import Findings, ImageInfo
 from ftmtl.label_file import UnreadableLabel, read_label_file, write_label_file
 
@@ -90,13 +90,6 @@ def check_submission(
         based_on=wishes.based_on,
         comment=wishes.comment,
     )
-
-
-def info_of(image: dict[str, Any]) -> ImageInfo:
-    """The image as findings documents name it, from what the list of images says of it."""
-    row = {k: v for k, v in image.items() if k != "pixel_aspect"}
-    row["spacing_mm"] = row["spacing_mm"] and tuple(row["spacing_mm"])
-    return ImageInfo(**row)
 
 
 def _speaks_for_itself(sent: Path, image: ImageInfo, findings: Findings, wishes: Wishes) -> bool:
