@@ -3,7 +3,7 @@
     python benchmarks/optimisations.py
 
 Every pair does the same work on a sample film and gives the same result (`tests/test_inference.py`,
-`tests/test_roi_align.py`). Each round runs all of them once; medians count. The last rows start a
+`tests/test_roi_align.py`, `tests/test_winograd.py`). Each round runs all of them once; medians count. The last rows start a
 process each time, or read the eight films as `ftmtl predict` does.
 """
 
@@ -119,6 +119,7 @@ def of_the_network(predictor: Predictor, plain: FTMTLNet, film: Path
     return {
         "batch norms folded, grey stem": (lambda: net.backbone(image, valid),
                                           lambda: plain.backbone(image, valid)),
+        "RPN by Winograd's sums": (lambda: net.rpn(theta0), lambda: plain.rpn(theta0)),
         "one bin for a mean (refinement)": (lambda: net.refine(theta0, proposals, extents),
                                             lambda: plain.refine(theta0, proposals, extents)),
         "θ0 deconvolved once, RoIs by pieces": (lambda: by_pieces() or net.prepare(theta0),

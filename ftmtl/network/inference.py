@@ -1,13 +1,14 @@
 """The network for reading: what `FTMTLNet.detect` finds, from less work.
 
-Nothing is left out or approximated. Four identities of linear maps save the work:
+Nothing is left out or approximated. Five identities of linear maps save the work:
 
 - batch norm at rest is a scale and a shift, so it is folded into its convolution;
 - the three channels of a grey image are one image and its valid area, so the stem reads those two;
 - RoIAlign is linear over places and the first deconvolution over channels, so they commute: θ0 is
   deconvolved once, not every RoI (49 places of each, of which most overlap);
 - the mean over an RoI's 7×7 bins is one bin with as many samples, so boxes are refined and classes
-  are told from that.
+  are told from that;
+- in float32 on a CPU the RPN's 3×3 convolution goes by Winograd's sums (`winograd.py`).
 
 What is left to do for each RoI goes in pieces that stay in the processor's cache, and memory does
 not grow with the number of proposals.
@@ -31,6 +32,7 @@ from .backbone import STRIDE, Backbone
 from .feature_transfer import unblock
 from .model import POOLED, FTMTLNet
 from .roi_align import roi_align, roi_mean
+from .winograd import WinogradConv
 
 PIECE = {"cpu": 8, "cuda": 512}  # RoIs at once: 8 fill 14 MB
 
@@ -94,6 +96,8 @@ class InferenceNet(FTMTLNet):
         )
         self.piece = PIECE[device.type]
         dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
+        if device.type == "cpu" and dtype == torch.float32:
+            self.rpn.conv = WinogradConv(cast(nn.Conv2d, self.rpn.conv))
         self.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval().requires_grad_(False)
 

@@ -32,7 +32,7 @@ class RegionProposalNetwork(nn.Module):
     def __init__(self, *, sizes: tuple[float, ...], ratios: tuple[float, ...]) -> None:
         super().__init__()
         self.shapes = [(s / sqrt(r), s * sqrt(r)) for s in sizes for r in ratios]  # width, height
-        self.conv = nn.Conv2d(CHANNELS, 512, 3, padding=1)
+        self.conv: nn.Module = nn.Conv2d(CHANNELS, 512, 3, padding=1)
         self.objectness = nn.Conv2d(512, len(self.shapes), 1)
         self.deltas = nn.Conv2d(512, 4 * len(self.shapes), 1)
 
