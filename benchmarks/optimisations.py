@@ -3,8 +3,8 @@
     python benchmarks/optimisations.py
 
 Every pair does the same work on a sample film and gives the same result (`tests/test_inference.py`,
-`tests/test_roi_align.py`, `tests/test_winograd.py`). Each round runs all of them once; medians count. The last rows start a
-process each time, or read the eight films as `ftmtl predict` does.
+`tests/test_roi_align.py`, `tests/test_winograd.py`). Each round runs all of them once; medians
+count. The last rows start a process each time, or read the eight films as `ftmtl predict` does.
 """
 
 from __future__ import annotations
