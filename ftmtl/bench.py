@@ -31,6 +31,7 @@ from ftmtl.training.samples import CanvasCache, TrainingSet
 from ftmtl.training.stages import losses, trainable
 
 Action = Callable[[], Any]
+OnPart = Callable[[str], None]
 WARM_UP = 2  # runs that are not counted
 
 
@@ -84,8 +85,12 @@ class Bench:
 
 
 def bench(predictor: Predictor, films: Sequence[Path], *, repeats: int, batch: int,
-          training_steps: int) -> Bench:
-    """Time a reading of the first of `films`, reading many, and steps of training on them."""
+          training_steps: int, on_part: OnPart = lambda part: None) -> Bench:
+    """Time a reading of the first of `films`, reading many, and steps of training on them.
+
+    `on_part` hears what is timed next.
+    """
+    on_part("the machine")
     device = predictor.device
     rates = _Rates.measure(device)
     out = Bench(machine={
@@ -97,9 +102,10 @@ def bench(predictor: Predictor, films: Sequence[Path], *, repeats: int, batch: i
         "canvas": "×".join(map(str, predictor.preset.network.canvas)),
         "proposals": predictor.preset.network.proposals_infer,
     })
-    out.reading = _reading(predictor, films[0], rates, repeats)
-    out.throughput = _throughput(predictor, films, batch, repeats)
+    out.reading = _reading(predictor, films[0], rates, repeats, on_part)
+    out.throughput = _throughput(predictor, films, batch, repeats, on_part)
     if training_steps:
+        on_part("training")
         out.training = _training(films, device, training_steps)
     return out
 
@@ -148,12 +154,14 @@ class _Rates:
         return 1000 * max(flops / self.flops, moved / self.bytes)
 
 
-def _reading(predictor: Predictor, film: Path, rates: _Rates, repeats: int) -> list[Timing]:
+def _reading(predictor: Predictor, film: Path, rates: _Rates, repeats: int, on_part: OnPart
+             ) -> list[Timing]:
     """Each part on what the part before it really gave."""
     net, device, config = predictor.network, predictor.device, predictor.preset.network
 
     def timed(part: str, action: Action, *, modules: Sequence[nn.Module] = (),
               tensors: Sequence[Tensor] = ()) -> Timing:
+        on_part(part)
         taken = milliseconds(action, repeats, device)
         spread = (statistics.median(taken), min(taken), max(taken))
         if not modules and not tensors:
@@ -209,8 +217,8 @@ def _reading(predictor: Predictor, film: Path, rates: _Rates, repeats: int) -> l
         ]
 
 
-def _throughput(predictor: Predictor, films: Sequence[Path], batch: int, repeats: int
-                ) -> dict[str, float]:
+def _throughput(predictor: Predictor, films: Sequence[Path], batch: int, repeats: int,
+                on_part: OnPart) -> dict[str, float]:
     """Images a second, of the network alone by batch and of films from the disk."""
     canvases = [predictor.canvas(read_mammogram(film)) for film in films]
     out = {}
@@ -219,9 +227,11 @@ def _throughput(predictor: Predictor, films: Sequence[Path], batch: int, repeats
         images = torch.stack([torch.from_numpy(c.pixels)[None] for c in chosen])
         valid = torch.stack([torch.from_numpy(c.valid) for c in chosen])
         images, valid = images.to(predictor.device), valid.to(predictor.device)
+        on_part(f"network, batch {size}")
         taken = milliseconds(lambda i=images, v=valid: predictor.network.detect(i, v),  # type: ignore[misc]
                              max(1, repeats // 2), predictor.device)
         out[f"network, batch {size}, images/s"] = 1000 * size / statistics.median(taken)
+    on_part("films")
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         report = predict_files(predictor, films, Path(folder))

@@ -362,8 +362,9 @@ def _bench(options: argparse.Namespace) -> int:
         if not films:
             prepare_samples(Path(folder))
             films = sorted(Path(folder).glob("*.dcm"))
-        measured = bench(predictor, films, repeats=options.repeats, batch=options.batch,
-                         training_steps=options.training_steps)
+        with _ProgressBar() as bar:
+            measured = bench(predictor, films, repeats=options.repeats, batch=options.batch,
+                             training_steps=options.training_steps, on_part=bar.part)
     print(measured.table())
     if options.json:
         write_json(options.json, measured.to_json())
@@ -404,6 +405,10 @@ class _ProgressBar:
         """The share of all folds' work; tqdm adds the time left of all."""
         where = f"{standing.done} of {standing.jobs} folds done" if standing.jobs else "crossval"
         self._show(round(1000 * standing.share), 1000, where, standing.words)
+
+    def part(self, name: str) -> None:
+        """What is being timed; how many parts there are is not known."""
+        self.bar.set_description(f"timing {name}")
 
     def _show(self, done: int, total: int, where: str, detail: str) -> None:
         if done < self.bar.n or self.bar.total != total:
