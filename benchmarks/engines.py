@@ -12,13 +12,12 @@ and left out.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from in_turn import in_turn, show, spread
 
 from ftmtl.canvas import make_canvas
 from ftmtl.mammogram import read_mammogram
@@ -85,30 +86,19 @@ def main() -> None:
             runners.pop(name, None)
             continue
         made[name] = time.perf_counter() - began
-    taken: dict[str, list[float]] = {name: [] for name in runners}
     with torch.inference_mode():
         reference = torch.as_tensor(runners["PyTorch"]()[0])
         errors = {
             name: float((torch.as_tensor(run()[0]) - reference).abs().max() / reference.abs().max())
             for name, run in runners.items()
         }
-        for _ in range(options.rounds):
-            for name, run in runners.items():
-                began = time.perf_counter()
-                run()
-                taken[name].append(1000 * (time.perf_counter() - began))
+        taken = in_turn(runners, options.rounds)
     rows = {
-        name: {"median": round(statistics.median(ms), 1), "fastest": round(min(ms), 1),
-               "slowest": round(max(ms), 1), "ready after, s": round(made[name], 1),
+        name: {**spread(ms), "ready after, s": round(made[name], 1),
                "error": float(f"{errors[name]:.1g}")}
         for name, ms in taken.items()
     }
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
-          f"load {os.getloadavg()[0]:.1f}; ms")
-    for name, row in rows.items():
-        print(f"{name:26}", "  ".join(f"{key} {value}" for key, value in row.items()))
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    show(rows, what="ms", file=options.json)
 
 
 Inputs = list[tuple[Tensor, Tensor]]
@@ -121,8 +111,6 @@ def pytorch(trunk: Trunk, inputs: Inputs) -> Runner:
 
 def channels_first(trunk: Trunk, inputs: Inputs) -> Runner:
     """The same, with weights as they come from training."""
-    from copy import deepcopy
-
     other = deepcopy(trunk).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return lambda: other(*inputs[0])
 

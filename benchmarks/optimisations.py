@@ -10,13 +10,11 @@ count. The last rows start a process each time, or read the eight films as `ftmt
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,8 @@ from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from in_turn import in_turn, show  # noqa: E402
 
 import ftmtl.predict_files  # noqa: E402
 from ftmtl.mammogram import read_mammogram  # noqa: E402
@@ -58,40 +58,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         films = Path(folder, "films")
         prepare_samples(films)
-        rows |= in_turn(of_the_network(predictor, plain, films / FILM), options.rounds)
-        rows |= in_turn({"decoding RLE": (lambda: read_mammogram(films / FILM),
+        rows |= compared(of_the_network(predictor, plain, films / FILM), options.rounds)
+        rows |= compared({"decoding RLE": (lambda: read_mammogram(films / FILM),
                                           lambda: pydicom.dcmread(films / FILM).pixel_array)},
                         options.rounds)
-        rows |= in_turn({"reading ahead, 8 films": (
+        rows |= compared({"reading ahead, 8 films": (
             lambda: read_all(predictor, films, Path(folder), ahead),
             lambda: read_all(predictor, films, Path(folder), one_by_one))}, 3)
-    rows |= in_turn({"MONAI at start, lean": (
+    rows |= compared({"MONAI at start, lean": (
         lambda: started("from ftmtl.lean import load_monai; load_monai()"),
         lambda: started("import monai"))}, 3)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
-          f"load {os.getloadavg()[0]:.1f}")
-    print(f"{'ms, medians':38} {'with':>8} {'without':>8} {'times':>6}")
-    for name, row in rows.items():
-        print(f"{name:38} {row['with']:8.1f} {row['without']:8.1f} {row['times']:6.2f}")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    show(rows, what="ms, medians", file=options.json)
 
 
-def in_turn(pairs: dict[str, tuple[Action, Action]], rounds: int) -> dict[str, dict[str, float]]:
+def compared(pairs: dict[str, tuple[Action, Action]], rounds: int) -> dict[str, dict[str, float]]:
     """Medians of both of each pair, milliseconds, and how many times longer the second takes."""
-    taken: dict[tuple[str, int], list[float]] = {}
-    for number in range(rounds + 1):
-        for name, pair in pairs.items():
-            for which, action in enumerate(pair):
-                began = time.perf_counter()
-                action()
-                if number:  # the first warms up
-                    taken.setdefault((name, which), []).append(
-                        1000 * (time.perf_counter() - began))
+    runners = {f"{name}, {which}": action for name, pair in pairs.items()
+               for which, action in zip(("with", "without"), pair, strict=True)}
+    taken = in_turn(runners, rounds)
     rows = {}
     for name in pairs:
-        ours, without = (statistics.median(taken[name, which]) for which in (0, 1))
-        rows[name] = {"with": ours, "without": without, "times": without / ours}
+        ours, other = (statistics.median(taken[f"{name}, {w}"]) for w in ("with", "without"))
+        rows[name] = {"with": round(ours, 1), "without": round(other, 1),
+                      "times": round(other / ours, 2)}
     return rows
 
 
@@ -109,12 +98,9 @@ def of_the_network(predictor: Predictor, plain: FTMTLNet, film: Path
     prepared = net.prepare(theta0)
 
     def all_at_once() -> None:
-        net.piece = len(boxes[0])
+        net.piece, usual = len(boxes[0]), net.piece
         net.describe(prepared, boxes)
-
-    def by_pieces(piece: int = net.piece) -> None:
-        net.piece = piece
-        net.describe(prepared, boxes)
+        net.piece = usual
 
     return {
         "batch norms folded, grey stem": (lambda: net.backbone(image, valid),
@@ -122,13 +108,14 @@ def of_the_network(predictor: Predictor, plain: FTMTLNet, film: Path
         "RPN by Winograd's sums": (lambda: net.rpn(theta0), lambda: plain.rpn(theta0)),
         "one bin for a mean (refinement)": (lambda: net.refine(theta0, proposals, extents),
                                             lambda: plain.refine(theta0, proposals, extents)),
-        "θ0 deconvolved once, RoIs by pieces": (lambda: by_pieces() or net.prepare(theta0),
-                                                lambda: plain.describe(theta0, boxes)),
-        "heads over 8 RoIs at a time": (by_pieces, all_at_once),
+        "θ0 deconvolved once, RoIs by pieces": (
+            lambda: net.describe(net.prepare(theta0), boxes),
+            lambda: plain.describe(theta0, boxes)),
+        "heads over 8 RoIs at a time": (lambda: net.describe(prepared, boxes), all_at_once),
         "RoIAlign as bags of cells": (
             lambda: roi_align(theta0[0], boxes[0], stride=STRIDE, size=POOLED),
             lambda: by_grid_sample(theta0, boxes[0])),
-        "network, whole": (lambda: by_pieces() or net.detect(image, valid),
+        "network, whole": (lambda: net.detect(image, valid),
                            lambda: plain.detect(image, valid)),
     }
 

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +29,8 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from in_turn import in_turn, show, spread
 
 from ftmtl.canvas import make_canvas
 from ftmtl.config import NetworkConfig
@@ -95,28 +95,16 @@ def main() -> None:
         model.to(device).eval()
         runners[f"{name}, {same} proposals"] = of_torchvision(model, grey, device)
 
-    taken: dict[str, list[float]] = {name: [] for name in runners}
-    found = {name: run() for name, run in runners.items()}  # also warms up
-    for _ in range(options.rounds):
-        for name, run in runners.items():
-            began = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            taken[name].append(1000 * (time.perf_counter() - began))
-    ours = statistics.median(taken[next(iter(runners))])
+    found = {name: run() for name, run in runners.items()}
+    taken = in_turn(runners, options.rounds, cuda=device.type == "cuda")
+    ours = statistics.median(next(iter(taken.values())))
     rows = {
-        name: {"median": round(statistics.median(ms), 1), "fastest": round(min(ms), 1),
-               "slowest": round(max(ms), 1), "detections": found[name],
+        name: {**spread(ms), "detections": found[name],
                "times ours": round(statistics.median(ms) / ours, 2)}
         for name, ms in taken.items()
     }
-    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, "
-          f"canvas {config.canvas[0]}×{config.canvas[1]}, load {os.getloadavg()[0]:.1f}; ms")
-    for name, row in rows.items():
-        print(f"{name:44}", "  ".join(f"{key} {value}" for key, value in row.items()))
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    show(rows, what=f"{device}, canvas {config.canvas[0]}×{config.canvas[1]}, ms",
+         file=options.json)
 
 
 def of_torchvision(model: nn.Module, image: torch.Tensor, device: torch.device) -> Runner:

@@ -3,8 +3,8 @@
     python benchmarks/scale.py
 
 Proposals are the best of six times as many boxes, the ratio of the paper's package. A straight line
-is fitted to each series; its largest miss is printed as a share of the last value,
-and so is what one more costs. The films are the eight samples over and over, through `ftmtl
+is fitted to each series; its largest miss is printed as a share of the last value, and so is what
+one more costs. The films are the eight samples over and over, through `ftmtl
 predict`'s own loop with findings and pictures. Memory is the process's peak so far; the series run
 from few to many, so that growth shows.
 """
@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `ftmtl` does; before torch is loaded
 
@@ -31,6 +30,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ftmtl.bench import milliseconds
 from ftmtl.mammogram import read_mammogram
 from ftmtl.predict import Predictor
 from ftmtl.predict_files import predict_files
@@ -62,7 +62,8 @@ def main() -> None:
 
         def detect(count: int) -> list[float]:
             chosen = [n % len(images) for n in range(count)]
-            return timed(lambda: net.detect(images[chosen], valid[chosen]), options.repeats)
+            return milliseconds(lambda: net.detect(images[chosen], valid[chosen]),
+                                options.repeats, predictor.device)
 
         def propose(count: int) -> list[float]:
             net.config = replace(usual, proposals_infer=count, pre_nms=6 * count)
@@ -70,10 +71,13 @@ def main() -> None:
 
         def read(count: int) -> list[float]:
             chosen = [films[n % len(films)] for n in range(count)]
-            return timed(lambda: predict_files(predictor, chosen, Path(folder, "out")), 1, warm=0)
+            began = time.perf_counter()
+            predict_files(predictor, chosen, Path(folder, "out"))
+            return [1000 * (time.perf_counter() - began)]
 
-        series["canvases at once"] = measured(options.batches, detect)
+        # Films first: many canvases at once take more memory than any number of films.
         series["films"] = measured(options.films, read)
+        series["canvases at once"] = measured(options.batches, detect)
         series["proposals"] = measured(options.proposals, propose)
     for name, rows in series.items():
         line, miss = straight(rows)
@@ -83,17 +87,6 @@ def main() -> None:
             print(f"{row['count']:8.0f} {row['ms']:10.0f} ms   peak {row['peak MB']:6.0f} MB")
     if options.json:
         options.json.write_text(json.dumps(series, indent=1))
-
-
-def timed(action: Callable[[], Any], repeats: int, *, warm: int = 1) -> list[float]:
-    """Milliseconds of `repeats` runs, after `warm` that are not counted."""
-    taken = []
-    for number in range(warm + repeats):
-        began = time.perf_counter()
-        action()
-        if number >= warm:
-            taken.append(1000 * (time.perf_counter() - began))
-    return taken
 
 
 def measured(counts: Sequence[int], action: Callable[[int], list[float]]) -> Series:
