@@ -28,7 +28,7 @@ class NetworkConfig:
     canvas: tuple[int, int]  # height, width; multiples of 16
     anchor_sizes: tuple[float, ...]  # square root of the anchor's area
     anchor_ratios: tuple[float, ...]  # height / width
-    init_std: float  # of every weight that does not come from ImageNet
+    init_std: float  # of every weight that does not come from ImageNet, but for hidden layers
     pre_nms: int  # proposals kept by objectness before non-maximum suppression
     proposals_train: int  # and after it
     proposals_infer: int
@@ -36,6 +36,11 @@ class NetworkConfig:
     detection_nms_iou: float = 0.3  # by class (DESIGN of the inference order; matterport)
     settled_by: SettledBy = "suppression"
     variant: Variant = "ft-mtl-net"
+    # Of the heads' hidden layers: the deconvolutions, and what Mask R-CNN classifies with. 0.05 is
+    # the paper's (Table 1, step 2) and about He's √(2 / 1024). At 0.01 two layers in a row hand on
+    # a hundredth of what they are given, and no classifier learns to read it
+    # (docs/experiments/live_transfer.md).
+    hidden_init_std: float = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)

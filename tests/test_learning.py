@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +82,8 @@ def small() -> Preset:
         RECOMMENDED,
         network=replace(
             RECOMMENDED.network, canvas=(HEIGHT, WIDTH), anchor_sizes=(24, 40),
-            anchor_ratios=(1,), init_std=0.02, pre_nms=60, proposals_train=30, proposals_infer=20,
+            anchor_ratios=(1,), init_std=0.02, hidden_init_std=0.02,
+            pre_nms=60, proposals_train=30, proposals_infer=20,
             settled_by="suppression",
         ),
         targets=replace(
@@ -188,7 +188,10 @@ LEARNED_FROM, HELD_OUT = 8, 7  # phantom women
 
 
 def test_a_short_training_finds_the_masses_of_other_phantom_women(tmp_path: Path) -> None:
-    """From the shipped backbone under random heads, which find nothing, in 40 steps."""
+    """From the shipped backbone under random heads, which find nothing, in 40 steps.
+
+    Outlines take longer, and a filled box would pass for one: `test_it_learns` asks for them.
+    """
     rows = 320
     learned = make_phantoms(tmp_path / "learned", patients=LEARNED_FROM, seed=1, rows=rows)
     held = make_phantoms(tmp_path / "held", patients=HELD_OUT, seed=2, rows=rows)
@@ -199,9 +202,8 @@ def test_a_short_training_finds_the_masses_of_other_phantom_women(tmp_path: Path
     untrained = tmp_path / "untrained.safetensors"
     save_weights(untrained, network, preset=preset, metadata={"version": "untrained"})
     outcome = train_run(learned, preset=preset, out=tmp_path / "run", init=untrained, device="cpu")
-    before, after = figures(untrained, held), figures(outcome.weights, held)
-    assert before["tpr_at_1_fpi"] < 0.2 and after["tpr_at_1_fpi"] > 0.6, (before, after)
-    assert after["dice_detected"] > 0.4, after
+    before, after = found(untrained, held), found(outcome.weights, held)
+    assert before < 0.2 and after > 0.6, (before, after)
 
 
 def short() -> Preset:
@@ -222,12 +224,11 @@ def short() -> Preset:
     )
 
 
-def figures(weights: Path, held: list[ImageRecord]) -> dict[str, Any]:
-    """TPR at 1 false positive an image (IoU > 0.2), and the Dice of the masses found."""
+def found(weights: Path, held: list[ImageRecord]) -> float:
+    """TPR at 1 false positive an image (IoU > 0.2)."""
     read = load_weights(weights)
     predictor = Predictor(read.network(), read, version="short", device=torch.device("cpu"))
     results, report = predict_records(predictor, held)
     assert report.read == len(held)
     metrics = evaluate(to_coco(held), results, bootstraps=10)
-    return {"tpr_at_1_fpi": metrics["detection"]["iou>0.2"]["tpr_at_fpi"]["1"],
-            "dice_detected": metrics["segmentation"]["dice_detected"]}
+    return float(metrics["detection"]["iou>0.2"]["tpr_at_fpi"]["1"])

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ftmtl.config import MODELS, PAPER, RECOMMENDED, Variant, preset_of
+from ftmtl.config import MODELS, PAPER, RECOMMENDED, Preset, Variant, preset_of
 from ftmtl.mammogram import read_mammogram
 from ftmtl.network.backbone import Backbone, read_imagenet
+from ftmtl.network.feature_transfer import transfer
 from ftmtl.network.model import FTMTLNet, build
 from ftmtl.predict import Predictor
 from ftmtl.weights_file import save_weights
@@ -44,14 +45,21 @@ def test_mask_rcnn_has_two_million_weights_where_the_paper_counts_them() -> None
     assert others == {n: p.shape for n, p in theirs.named_parameters() if "classification" not in n}
 
 
-def test_the_baseline_starts_as_loud_as_the_network() -> None:
-    """Through both hidden layers a signal keeps its size, whatever the recipe's spread."""
-    for preset in (PAPER, RECOMMENDED):  # 0.05 and 0.01
-        torch.manual_seed(0)
-        head = build(replace(preset.network, variant="mask-rcnn")).classification
-        x = torch.rand(64, 1024)
-        hidden = head.get_submodule("hidden")(x).detach()
-        assert 0.5 < float(hidden.norm() / x.norm()) < 2
+@pytest.mark.parametrize("preset", [PAPER, RECOMMENDED], ids=lambda preset: preset.name)
+def test_what_two_layers_hand_on_is_heard_from_the_start(preset: Preset) -> None:
+    """Neither the transfer nor the baseline's hidden layers fade beside the pooled features.
+
+    What is a hundredth of its neighbour gets a hundredth of the gradient, and stays unheard.
+    """
+    theta1 = torch.rand(16, 7, 7, 1024, generator=torch.Generator().manual_seed(0))
+    pooled = theta1.mean(dim=(1, 2))
+    torch.manual_seed(0)
+    ours = build(preset.network)
+    transferred = transfer(*ours.segmentation(theta1)).detach()
+    assert 0.1 < float(transferred.norm() / pooled.norm()) < 2
+    theirs = build(replace(preset.network, variant="mask-rcnn")).classification
+    hidden = theirs.get_submodule("hidden")(pooled).detach()
+    assert 0.5 < float(hidden.norm() / pooled.norm()) < 2
 
 
 def features() -> tuple[Tensor, Tensor, Tensor]:

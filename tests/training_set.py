@@ -20,7 +20,7 @@ TINY: Preset = replace(
     PAPER,
     name="tiny",
     network=replace(PAPER.network, canvas=(64, 48), anchor_sizes=(8, 16), init_std=0.01,
-                    pre_nms=60, proposals_train=20, proposals_infer=8),
+                    hidden_init_std=0.01, pre_nms=60, proposals_train=20, proposals_infer=8),
     targets=replace(PAPER.targets, rpn_samples=16, roi_samples=8, add_truth=True),
     training=replace(
         PAPER.training, batch_size=2, steps_per_epoch=2,

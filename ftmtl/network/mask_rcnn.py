@@ -8,8 +8,6 @@ introduction sets against the 768 of the transfer: 2 × 1024 × 1024.
 
 from __future__ import annotations
 
-from math import sqrt
-
 from torch import Tensor, nn
 
 from .backbone import CHANNELS
@@ -32,13 +30,3 @@ class MaskRcnnClassificationHead(nn.Module):
         """Logits [R, 3] of background, benign, malignant; only θ1 is looked at."""
         logits: Tensor = self.classes(self.hidden(theta1.mean(dim=(1, 2))))
         return logits.float()
-
-    def start(self, std: float) -> None:
-        """Draw the hidden weights from N(0, std), but not narrower than He's √(2 / 1024) = 0.044.
-
-        A recipe's 0.01 suits single layers. Two in a row would hand on a twentieth of what they
-        are given, and the baseline would lose for want of a start. The paper's 0.05 stays.
-        """
-        for layer in self.hidden:
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=max(std, sqrt(2 / CHANNELS)))

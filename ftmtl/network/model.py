@@ -207,24 +207,26 @@ SETTLED_BY: dict[SettledBy, Callable[[NetworkConfig], Settle]] = {
 
 
 def build(config: NetworkConfig, *, frozen_backbone: int = 0) -> FTMTLNet:
-    """The network of `config.variant`; weights but the backbone's from N(0, init_std), biases 0."""
-    classification = CLASSIFIERS[config.variant]()
+    """The network of `config.variant`; weights but the backbone's from N(0, std), biases 0."""
+    segmentation, classification = SegmentationHead(), CLASSIFIERS[config.variant]()
     network = FTMTLNet(
         config,
         backbone=Backbone(frozen=frozen_backbone),
         rpn=RegionProposalNetwork(sizes=config.anchor_sizes, ratios=config.anchor_ratios),
         detection=DetectionHead(),
-        segmentation=SegmentationHead(),
+        segmentation=segmentation,
         classification=classification,
         settle=SETTLED_BY[config.settled_by](config),
     )
+    hidden: set[nn.Module] = {segmentation.deconv1, segmentation.deconv2}
+    if isinstance(classification, MaskRcnnClassificationHead):
+        hidden.update(classification.hidden)
     for part in [*network.parts("rpn"), *network.parts("heads")]:
         for module in part.modules():
             if isinstance(module, nn.Conv2d | Deconvolution | nn.Linear):
-                nn.init.normal_(module.weight, std=config.init_std)
+                std = config.hidden_init_std if module in hidden else config.init_std
+                nn.init.normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-    if isinstance(classification, MaskRcnnClassificationHead):
-        classification.start(config.init_std)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
