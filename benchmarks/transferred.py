@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ftmtl.datasets.coco import read_coco
+from ftmtl.datasets.records import MALIGNANT, ImageRecord
 from ftmtl.network.backbone import CHANNELS
 from ftmtl.network.feature_transfer import weight_map
 from ftmtl.network.heads import ClassificationHead
@@ -39,6 +41,34 @@ def parts(network: FTMTLNet, head: ClassificationHead, sample: Sample) -> tuple[
     return torch.stack([pooled, transferred], dim=1), weights
 
 
+def listen(network: FTMTLNet, records: Sequence[ImageRecord], canvases: Path) -> str:
+    """What is heard of each part on all masses of `records`, in words.
+
+    Raises TypeError where the network's classifier has no such two parts.
+    """
+    head = network.classification
+    if not isinstance(head, ClassificationHead):
+        raise TypeError(f"{network.config.variant} transfers nothing")
+    store = CanvasCache(canvases, network.config.canvas)
+    samples = TrainingSet(records, store, augmentation=None, seed=0)
+    heard, malignant, maps = [], [], []
+    for index in tqdm(range(len(records)), unit=" films"):
+        sample = samples[0, index]
+        if len(sample.boxes):
+            with torch.inference_mode():
+                both, weights = parts(network, head, sample)
+            heard.append(both)
+            maps.append(weights)
+            malignant.append(sample.classes == MALIGNANT)
+    truth = torch.cat(malignant).numpy()
+    lines = [f"{len(truth)} masses; mean weight map {torch.cat(maps).mean():.2f}"]
+    for name, values in zip(("θ1", "transfer"), torch.cat(heard).T.numpy(), strict=True):
+        auc = roc_auc_score(truth, values)
+        lines.append(f"{name:>8}: SD {values.std():.4f}, AUC {auc:.3f}")
+    both_auc = roc_auc_score(truth, torch.cat(heard).sum(dim=1).numpy())
+    return "\n".join([*lines, f"together: AUC {both_auc:.3f}"])
+
+
 def main() -> None:
     """Look at every mass of a data set, and print both parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -46,27 +76,12 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=STARTER_WEIGHTS)
     options = parser.parse_args()
-    weights = load_weights(options.weights)
-    network = weights.network()
-    head = network.classification
-    if not isinstance(head, ClassificationHead):
-        parser.error(f"{options.weights}: {weights.preset.network.variant} transfers nothing")
-    records = read_coco(options.data, options.images)
-    heard, classes, maps = [], [], []
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        store = CanvasCache(Path(folder), weights.preset.network.canvas)
-        samples = TrainingSet(records, store, augmentation=None, seed=0)
-        for index in tqdm(range(len(records)), unit=" films"):
-            sample = samples[0, index]
-            if len(sample.boxes):
-                both, weight = parts(network, head, sample)
-                heard.append(both)
-                maps.append(weight)
-                classes.append(sample.classes == 2)
-    malignant = torch.cat(classes).numpy()
-    print(f"{len(malignant)} masses; mean weight map {torch.cat(maps).mean():.2f}")
-    for name, values in zip(("θ1", "transfer"), torch.cat(heard).T.numpy(), strict=True):
-        print(f"{name:>8}: SD {values.std():.4f}, AUC {roc_auc_score(malignant, values):.3f}")
+    with tempfile.TemporaryDirectory() as folder:
+        records = read_coco(options.data, options.images)
+        try:
+            print(listen(load_weights(options.weights).network(), records, Path(folder)))
+        except TypeError as error:
+            parser.error(f"{options.weights}: {error}")
 
 
 if __name__ == "__main__":
