@@ -208,17 +208,17 @@ SETTLED_BY: dict[SettledBy, Callable[[NetworkConfig], Settle]] = {
 
 def build(config: NetworkConfig, *, frozen_backbone: int = 0) -> FTMTLNet:
     """The network of `config.variant`; weights but the backbone's from N(0, std), biases 0."""
-    segmentation, classification = SegmentationHead(), CLASSIFIERS[config.variant]()
+    classification = CLASSIFIERS[config.variant]()
     network = FTMTLNet(
         config,
         backbone=Backbone(frozen=frozen_backbone),
         rpn=RegionProposalNetwork(sizes=config.anchor_sizes, ratios=config.anchor_ratios),
         detection=DetectionHead(),
-        segmentation=segmentation,
+        segmentation=SegmentationHead(),
         classification=classification,
         settle=SETTLED_BY[config.settled_by](config),
     )
-    hidden: set[nn.Module] = {segmentation.deconv1, segmentation.deconv2}
+    hidden: set[nn.Module] = {network.segmentation.deconv1, network.segmentation.deconv2}
     if isinstance(classification, MaskRcnnClassificationHead):
         hidden.update(classification.hidden)
     for part in [*network.parts("rpn"), *network.parts("heads")]:
