@@ -94,8 +94,7 @@ def test_the_mirror_is_held_where_the_breast_is(predictor: Predictor, film: Mamm
     for one, other in zip(there.candidates, back.candidates, strict=True):
         x, y, width, height = one.box
         assert other.box == pytest.approx((edge - x - width, y, width, height), abs=4)
-        assert one.mask.std() > 0.01  # a flat map would be any map's mirror image
-        np.testing.assert_allclose(one.mask, other.mask[:, ::-1], atol=1e-4)
+        assert np.array_equal(one.mask, other.mask[:, ::-1])
     assert active.disagreement(there, there) == 0
 
 
