@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=RECOMMENDED.training.learning_rate)
     parser.add_argument("--mask-weight", type=float, default=1.0, help="λ3 of Eq. 10")
     options = parser.parse_args()
-    (stage,) = RECOMMENDED.training.stages
+    stage = RECOMMENDED.training.stages[0]
     training = replace(
         RECOMMENDED.training, stages=(replace(stage, epochs=EPOCHS),),
         learning_rate=options.learning_rate, loss_weights=(1.0, 1.0, options.mask_weight),

@@ -34,7 +34,8 @@ from in_turn import in_turn, show  # noqa: E402
 import ftmtl.predict_files  # noqa: E402
 from ftmtl.mammogram import read_mammogram  # noqa: E402
 from ftmtl.network.backbone import STRIDE  # noqa: E402
-from ftmtl.network.model import POOLED, FTMTLNet, extents_of  # noqa: E402
+from ftmtl.network.heads import BINS  # noqa: E402
+from ftmtl.network.model import FTMTLNet, extents_of  # noqa: E402
 from ftmtl.network.roi_align import roi_align  # noqa: E402
 from ftmtl.predict import Predictor  # noqa: E402
 from ftmtl.prefetch import ahead  # noqa: E402
@@ -113,7 +114,7 @@ def of_the_network(predictor: Predictor, plain: FTMTLNet, film: Path
             lambda: plain.describe(theta0, boxes)),
         "heads over 8 RoIs at a time": (lambda: net.describe(prepared, boxes), all_at_once),
         "RoIAlign as bags of cells": (
-            lambda: roi_align(theta0[0], boxes[0], stride=STRIDE, size=POOLED),
+            lambda: roi_align(theta0[0], boxes[0], stride=STRIDE, size=BINS),
             lambda: by_grid_sample(theta0, boxes[0])),
         "network, whole": (lambda: net.detect(image, valid),
                            lambda: plain.detect(image, valid)),
@@ -123,11 +124,11 @@ def of_the_network(predictor: Predictor, plain: FTMTLNet, film: Path
 def by_grid_sample(theta0: Tensor, boxes: Tensor) -> Tensor:
     """RoIAlign the usual way in plain torch: every sampling point read, then averaged."""
     height, width = theta0.shape[2:]
-    steps = (torch.arange(2 * POOLED) + 0.5) / (2 * POOLED)
+    steps = (torch.arange(2 * BINS) + 0.5) / (2 * BINS)
     x = boxes[:, None, 0] + steps * (boxes[:, 2] - boxes[:, 0])[:, None]
     y = boxes[:, None, 1] + steps * (boxes[:, 3] - boxes[:, 1])[:, None]
-    across = (2 * x / STRIDE / width - 1)[:, None, :].expand(-1, 2 * POOLED, -1)
-    down = (2 * y / STRIDE / height - 1)[:, :, None].expand(-1, -1, 2 * POOLED)
+    across = (2 * x / STRIDE / width - 1)[:, None, :].expand(-1, 2 * BINS, -1)
+    down = (2 * y / STRIDE / height - 1)[:, :, None].expand(-1, -1, 2 * BINS)
     points = torch.stack([across, down], dim=3).flatten(0, 1)[None]
     sampled = F.grid_sample(theta0, points, padding_mode="border", align_corners=False)
     bins = F.avg_pool2d(sampled[0].unflatten(1, (len(boxes), -1)).transpose(0, 1), 2)

@@ -17,7 +17,6 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `ftmtl` does; before torch is loaded
@@ -34,6 +33,7 @@ from ftmtl.config import MODELS, PRESETS, preset_of  # noqa: E402
 from ftmtl.datasets.records import Annotation, ImageRecord  # noqa: E402
 from ftmtl.device import autocast, pick_device  # noqa: E402
 from ftmtl.mammogram import read_mammogram  # noqa: E402
+from ftmtl.network.model import build  # noqa: E402
 from ftmtl.samples import prepare_samples  # noqa: E402
 from ftmtl.training.samples import BalancedSampler, CanvasCache, TrainingSet  # noqa: E402
 from ftmtl.training.stages import losses, trainable  # noqa: E402
@@ -71,15 +71,15 @@ def main() -> None:
     options = parser.parse_args()
     device = pick_device(options.device)
     preset = preset_of(options.model, PRESETS[options.preset])
-    config, stage = preset.training, preset.training.stages[-1]
+    config = preset.training
+    stage = next(s for s in reversed(config.stages) if "backbone" in s.trains)  # the dearest
     read = load_weights(STARTER_WEIGHTS)  # any trained weights: proposals as in mid-training
-    network = replace(read, preset=preset).network() if options.model == "ft-mtl-net" \
-        and options.preset == "recommended" else None
-    if network is None:
-        from ftmtl.network.model import build
-        network = build(preset.network, frozen_backbone=config.frozen_backbone)
-        network.backbone.load_state_dict(
-            {k.removeprefix("backbone."): v for k, v in read.state.items() if "backbone." in k})
+    network = build(preset.network, frozen_backbone=config.frozen_backbone)
+    own = network.state_dict()
+    network.load_state_dict({
+        name: value for name, value in read.state.items()
+        if name in own and own[name].shape == value.shape
+    }, strict=False)
     network = network.to(device).train()
     optimizer = torch.optim.SGD(trainable(network, stage), lr=1e-6, momentum=config.momentum)
     waits, steps = [], []

@@ -12,11 +12,14 @@ from typing import Any, Literal, Self, get_args, get_type_hints
 
 Part = Literal["backbone", "rpn", "heads"]
 Cost = Literal["proposal", "unified"]
-# What classifies an RoI: the paper's network, its baseline, and four ablations of the transfer.
+# What classifies an RoI: the paper's network, its baseline, both in one, and four ablations of the
+# transfer.
 Variant = Literal[
-    "ft-mtl-net", "mask-rcnn", "no-transfer", "no-weight-map", "detached-weight-map",
-    "average-pooling",
+    "ft-mtl-net", "mask-rcnn", "ft-mtl-net-deep", "no-transfer", "no-weight-map",
+    "detached-weight-map", "average-pooling",
 ]
+# What the detection head sees of θ1: its mean (paper 2.2.1), or each of its 7×7 places.
+BoxesFrom = Literal["mean", "places"]
 # How many boxes on one mass become one (network/settle.py).
 SettledBy = Literal["suppression", "consensus"]
 
@@ -36,6 +39,7 @@ class NetworkConfig:
     detection_nms_iou: float = 0.3  # by class (DESIGN of the inference order; matterport)
     settled_by: SettledBy = "suppression"
     variant: Variant = "ft-mtl-net"
+    boxes_from: BoxesFrom = "mean"
     # Of the heads' hidden layers: the deconvolutions, and what Mask R-CNN classifies with. 0.05 is
     # the paper's (Table 1, step 2) and about He's √(2 / 1024). At 0.01 two layers in a row hand on
     # a hundredth of what they are given, and no classifier learns to read it
@@ -68,6 +72,10 @@ class Stage:
     trains: tuple[Part, ...]
     minimises: tuple[Cost, ...]
     epochs: int
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float | None = None  # None: the training's
+    # The heads see boxes as the detection head leaves them, besides the proposals: as in reading.
+    refined_rois: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +101,8 @@ class TrainingConfig:
     learning_rate: float = 0.005
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = 0
-    momentum: float = 0.9
-    weight_decay: float = 1e-4  # matterport
+    momentum: float = 0.9  # of SGD, as its decay
+    weight_decay: float = 1e-4  # matterport; AdamW decays by torch's own 0.01
     clip_norm: float = 5.0  # matterport
     steps_per_epoch: int | None = None  # None: each image about once
     frozen_backbone: int = 0  # stages of ResNet never trained: 1 is the stem, 2 adds layer1
@@ -180,6 +188,8 @@ RECOMMENDED = Preset(
         proposals_train=200,
         proposals_infer=100,
         settled_by="consensus",  # docs/experiments/consensus.md
+        variant="ft-mtl-net-deep",  # docs/experiments/heads_on_a_trunk.md, as the boxes and stage 2
+        boxes_from="places",
     ),
     targets=TargetConfig(
         rpn_positive_iou=0.6, roi_samples=32, roi_positive_fraction=0.25, add_truth=True
@@ -191,6 +201,15 @@ RECOMMENDED = Preset(
                 trains=("backbone", "rpn", "heads"),
                 minimises=("proposal", "unified"),
                 epochs=9,
+            ),
+            Stage(
+                name="heads",
+                trains=("heads",),
+                minimises=("unified",),
+                epochs=3,
+                optimizer="adamw",
+                learning_rate=5e-4,
+                refined_rois=True,
             ),
         ),
         batch_size=4,
@@ -217,5 +236,6 @@ def preset_of(model: str, preset: Preset) -> Preset:
     if model not in MODELS:
         raise KeyError(model)
     if model == MASKS_ON_POSITIVES:
-        return replace(preset, targets=replace(preset.targets, masks_on="positives"))
+        ours = preset_of("ft-mtl-net", preset)
+        return replace(ours, targets=replace(ours.targets, masks_on="positives"))
     return replace(preset, network=replace(preset.network, variant=model))  # type: ignore[arg-type]

@@ -25,6 +25,8 @@ from ftmtl.network.model import build
 from ftmtl.weights_file import save_weights
 
 SECONDS_TO_START = 900  # seconds on a machine of one's own, minutes on a crowded one
+# The plainest heads: of these a random draw leaves boxes near their anchors.
+PAPERS_HEADS: Any = {"variant": "ft-mtl-net", "boxes_from": "mean"}
 APP = Path(__file__).resolve().parent.parent / "monailabel_app"
 
 
@@ -32,7 +34,7 @@ def random_weights(file: Path) -> Path:
     """Untrained weights that behave: every layer's output is of the order of one."""
     torch.manual_seed(3)
     # Its boxes agree on nothing, so a consensus would leave no finding to work with.
-    config = replace(RECOMMENDED.network, settled_by="suppression")
+    config = replace(RECOMMENDED.network, settled_by="suppression", **PAPERS_HEADS)
     network = build(config, frozen_backbone=RECOMMENDED.training.frozen_backbone)
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:  # takes the statistics of one canvas of noise for its own

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ftmtl.config import PAPER, Variant
+from ftmtl.config import PAPER, BoxesFrom, Variant
 from ftmtl.network.inference import InferenceNet
 from ftmtl.network.model import Detections, FTMTLNet, build
 
 SMALL = replace(PAPER.network, canvas=(96, 64), anchor_sizes=(24, 40), proposals_infer=30)
 
 
-def untrained(variant: Variant = "ft-mtl-net") -> FTMTLNet:
+def untrained(variant: Variant = "ft-mtl-net", boxes_from: BoxesFrom = "mean") -> FTMTLNet:
     """A small network whose every number counts: batch norms and biases are no ones and zeros."""
     torch.manual_seed(3)
-    network = build(replace(SMALL, variant=variant))
+    network = build(replace(SMALL, variant=variant, boxes_from=boxes_from))
     with torch.no_grad():  # random convolutions blow up: bring θ0 and the RPN to about unit size
         for norm in network.backbone.modules():
             if isinstance(norm, nn.BatchNorm2d):
@@ -42,12 +42,16 @@ def canvases() -> tuple[Tensor, Tensor]:
     return images, valid
 
 
-@pytest.mark.parametrize("variant", ["ft-mtl-net", "mask-rcnn"])
+@pytest.mark.parametrize(
+    ("variant", "boxes_from"),
+    [("ft-mtl-net", "mean"), ("mask-rcnn", "mean"), ("ft-mtl-net", "places")],
+)
 def test_it_finds_what_the_plain_network_finds(
-    variant: Variant, canvases: tuple[Tensor, Tensor]
+    variant: Variant, boxes_from: BoxesFrom, canvases: tuple[Tensor, Tensor]
 ) -> None:
-    expected = untrained(variant).detect(*canvases)
-    found = InferenceNet(untrained(variant), torch.device("cpu")).detect(*canvases)
+    plain = untrained(variant, boxes_from)
+    expected = plain.detect(*canvases)
+    found = InferenceNet(plain, torch.device("cpu")).detect(*canvases)
     assert sum(len(e.boxes) for e in expected) > 5  # no comparison of nothing
     for f, e in zip(found, expected, strict=True):
         assert_alike(f, e)

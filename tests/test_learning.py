@@ -25,7 +25,7 @@ from ftmtl.predict import Predictor
 from ftmtl.predict_files import predict_records
 from ftmtl.training.loop import train as train_run
 from ftmtl.training.samples import Sample
-from ftmtl.training.stages import learning_rate, losses, trainable
+from ftmtl.training.stages import learning_rate, losses, optimizer_of, trainable
 from ftmtl.weights_file import STARTER_WEIGHTS, load_weights, save_weights
 
 HEIGHT, WIDTH = 128, 96
@@ -72,7 +72,7 @@ def box_of(mask: Tensor) -> list[float]:
 
 
 def small() -> Preset:
-    """The paper's proposals and heads stages, at a size that one slow core learns in half a minute.
+    """The paper's heads and their stages, at a size that one slow core learns in half a minute.
 
     In so few steps the mask cost needs a large λ3: it is an average over 784 pixels behind three
     layers, and its gradient is a hundredth of the others'. Clipping is wider for the same reason.
@@ -85,7 +85,7 @@ def small() -> Preset:
             RECOMMENDED.network, canvas=(HEIGHT, WIDTH), anchor_sizes=(24, 40),
             anchor_ratios=(1,), init_std=0.02, hidden_init_std=0.02,
             pre_nms=60, proposals_train=30, proposals_infer=20,
-            settled_by="suppression",
+            settled_by="suppression", variant="ft-mtl-net", boxes_from="mean",
         ),
         targets=replace(
             RECOMMENDED.targets, rpn_samples=32, roi_samples=8, roi_positive_fraction=0.5
@@ -116,13 +116,12 @@ def train(network: FTMTLNet, samples: list[Sample], preset: Preset) -> None:
     config = preset.training
     for stage in config.stages:
         parameters = trainable(network, stage)
-        optimizer = torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum,
-                                    weight_decay=config.weight_decay)
+        optimizer = optimizer_of(parameters, stage, config)
         network.train()
         for step in range(stage.epochs):
             batch = [replace(s, seed=1000 * step + s.seed) for s in samples]
             terms = losses(network, batch, stage, preset)
-            optimizer.param_groups[0]["lr"] = learning_rate(config, step, stage.epochs)
+            optimizer.param_groups[0]["lr"] = learning_rate(config, stage, step, stage.epochs)
             optimizer.zero_grad()
             torch.stack(list(terms.values())).sum().backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)

@@ -35,7 +35,7 @@ from ftmtl.training import loop
 from ftmtl.training.checkpoints import FILE, UnusableCheckpoint, load_checkpoint
 from ftmtl.training.loop import NothingToTrainOn, Outcome, OutOfMemory, Progress, train
 from ftmtl.training.samples import BalancedSampler, CanvasCache, Sample, TrainingSet
-from ftmtl.training.stages import learning_rate
+from ftmtl.training.stages import learning_rate, losses, optimizer_of
 from ftmtl.training.targets import anchor_targets, roi_targets
 from ftmtl.weights_file import UnusableWeights, load_weights, save_weights
 
@@ -210,11 +210,44 @@ def test_a_recipe_survives_json(name: str) -> None:
 
 def test_the_rate_of_learning_warms_up_and_falls_along_a_cosine() -> None:
     config = replace(TINY.training, schedule="cosine", warmup_steps=4, learning_rate=1.0)
-    rates = [learning_rate(config, step, 100) for step in range(100)]
+    stage = config.stages[0]
+    rates = [learning_rate(config, stage, step, 100) for step in range(100)]
     assert rates[0] == 0.25
     assert rates[3:5] == pytest.approx([0.5 + 0.5 * np.cos(np.pi * s / 100) for s in (3, 4)])
     assert rates[50] == pytest.approx(0.5) and 0 < rates[-1] < 0.001
-    assert {learning_rate(TINY.training, step, 100) for step in range(100)} == {0.005}
+    assert {learning_rate(TINY.training, stage, step, 100) for step in range(100)} == {0.005}
+    own = replace(stage, learning_rate=0.1)
+    assert learning_rate(config, own, 50, 100) == pytest.approx(0.05)
+
+
+def test_adam_is_told_from_sgd() -> None:
+    """The first step of Adam moves each weight by its rate, whatever the gradient."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    stage = replace(TINY.training.stages[1], optimizer="adamw")
+    optimizer = optimizer_of([weight], stage, TINY.training)
+    optimizer.param_groups[0]["lr"] = 0.25
+    (weight * torch.tensor([3.0, 0.01])).sum().backward()
+    optimizer.step()
+    assert weight.tolist() == pytest.approx([0.75, 0.75], abs=0.005)
+
+
+@pytest.mark.parametrize("refined_rois", [False, True])
+def test_heads_learn_from_refined_boxes_too(plain: TrainingSet, refined_rois: bool) -> None:
+    """A mass as big as the canvas: no proposal meets it, and each one does once it has grown."""
+    torch.manual_seed(0)
+    network = build(TINY.network).eval()
+    with torch.no_grad():
+        network.rpn.deltas.weight.zero_()  # proposals are the anchors, 8 and 16 pixels
+        network.detection.deltas.weight.zero_()
+        network.detection.deltas.bias.copy_(torch.tensor([0.0, 0.0, 20.0, 20.0]))
+    sample = plain[0, 0]
+    sample = replace(sample, boxes=torch.tensor([[0.0, 0.0, 48.0, 64.0]]),
+                     classes=sample.classes[:1], class_known=sample.class_known[:1],
+                     masks=torch.ones(1, 64, 48), has_mask=torch.ones(1, dtype=torch.bool),
+                     valid=torch.ones(64, 48, dtype=torch.bool))
+    preset = replace(TINY, targets=replace(TINY.targets, add_truth=False))
+    stage = replace(TINY.training.stages[1], refined_rois=refined_rois)
+    assert (losses(network, [sample], stage, preset)["box"] > 0) == refined_rois
 
 
 # Killed, stopped, resumed

@@ -57,9 +57,11 @@ def test_what_two_layers_hand_on_is_heard_from_the_start(preset: Preset) -> None
     ours = build(preset.network)
     transferred = transfer(*ours.segmentation(theta1)).detach()
     assert 0.1 < float(transferred.norm() / pooled.norm()) < 2
-    theirs = build(replace(preset.network, variant="mask-rcnn")).classification
-    hidden = theirs.get_submodule("hidden")(pooled).detach()
-    assert 0.5 < float(hidden.norm() / pooled.norm()) < 2
+    theta6 = torch.cat([pooled, transferred], dim=1)
+    for variant, seen in (("mask-rcnn", pooled), ("ft-mtl-net-deep", theta6)):
+        theirs = build(preset_of(variant, preset).network).classification
+        hidden = theirs.get_submodule("hidden")(seen).detach()
+        assert 0.5 < float(hidden.norm() / pooled.norm()) < 2
 
 
 def features() -> tuple[Tensor, Tensor, Tensor]:
@@ -85,6 +87,7 @@ def test_what_a_classifier_looks_at_and_teaches(variant: Variant) -> None:
     taught = [g is not None and bool(g.any()) for g in gradients]
     expected = {
         "ft-mtl-net": ([True, True, True], [True, True, True]),
+        "ft-mtl-net-deep": ([True, True, True], [True, True, True]),
         "mask-rcnn": ([True, False, False], [True, False, False]),
         "no-transfer": ([True, False, False], [True, False, False]),
         "no-weight-map": ([True, True, False], [True, True, False]),
@@ -113,7 +116,7 @@ def test_the_transferred_features_as_maps(variant: Variant) -> None:
 
 
 def test_a_model_differs_from_its_preset_in_one_thing() -> None:
-    document = RECOMMENDED.to_json()
+    document = preset_of("ft-mtl-net", RECOMMENDED).to_json()
     for model in MODELS:
         other = preset_of(model, RECOMMENDED).to_json()
         differing = [(part, key) for part in ("network", "targets", "training")

@@ -20,12 +20,13 @@ from ftmtl.evaluation.report import plus_minus
 COLOURS = {  # told apart by the colour-blind; the pair of the paper stands out
     "ft-mtl-net": "#0b559f", "mask-rcnn": "#c2410c", "no-transfer": "#4d7c0f",
     "no-weight-map": "#7e22ce", "detached-weight-map": "#0e7490", "average-pooling": "#a16207",
-    "masks-on-positives": "#6b7280",
+    "masks-on-positives": "#6b7280", "ft-mtl-net-deep": "#be185d",
 }
 NAMES = {
     "ft-mtl-net": "FT-MTL-Net", "mask-rcnn": "Mask R-CNN", "no-transfer": "no transfer",
     "no-weight-map": "no weight map", "detached-weight-map": "detached weight map",
     "average-pooling": "average pooling", "masks-on-positives": "masks on positives",
+    "ft-mtl-net-deep": "FT-MTL-Net, hidden layers",
 }
 PAIR = ("ft-mtl-net", "mask-rcnn")
 BARS = 10  # to an axis

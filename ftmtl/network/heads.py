@@ -9,8 +9,17 @@ from torch.nn import functional as F
 from .backbone import CHANNELS
 from .feature_transfer import Transfer
 
+BINS = 7  # θ1 is 7×7 (2.1.2)
 TRANSFERRED = 256
 CLASSES = 3  # background, benign, malignant
+HIDDEN = 1024
+
+
+def hidden_layers(inputs: int) -> nn.Sequential:
+    """The two layers that Mask R-CNN classifies with (matterport's `fpn_classifier_graph`)."""
+    return nn.Sequential(
+        nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU()
+    )
 
 
 class DetectionHead(nn.Module):
@@ -23,6 +32,32 @@ class DetectionHead(nn.Module):
     def forward(self, theta1: Tensor) -> Tensor:
         """Deltas [R, 4] of θ1 [R, 7, 7, 1024]."""
         deltas: Tensor = self.deltas(theta1.mean(dim=(1, 2)))
+        return deltas.float()
+
+
+class SpatialDetectionHead(nn.Module):
+    """Deltas from where in the RoI things lie: 1×1 convolution, hidden layer, four deltas.
+
+    What the mean over an RoI no longer tells is on which side the mass sticks out of it.
+    """
+
+    REDUCED = 128
+    HIDDEN = 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(CHANNELS, self.REDUCED)  # a 1×1 convolution, channels last
+        self.hidden = nn.Linear(BINS * BINS * self.REDUCED, self.HIDDEN)
+        self.deltas = nn.Linear(self.HIDDEN, 4)
+
+    def forward(self, theta1: Tensor) -> Tensor:
+        """Deltas [R, 4] of θ1 [R, 7, 7, 1024]."""
+        return self.after_reduce(self.reduce(theta1))
+
+    def after_reduce(self, reduced: Tensor) -> Tensor:
+        """The same from what the first layer gives, [R, 7, 7, 128]."""
+        hidden = F.relu(self.hidden(F.relu(reduced).flatten(1)))
+        deltas: Tensor = self.deltas(hidden)
         return deltas.float()
 
 
@@ -72,18 +107,26 @@ class SegmentationHead(nn.Module):
 class ClassificationHead(nn.Module):
     """Mean-pooled θ1 joined to the transferred features: 1280 → 3 (2.2.3).
 
-    The transfer adds 256 × 3 = 768 weights to a plain 1024 → 3 classifier.
+    The transfer adds 256 × 3 = 768 weights to a plain 1024 → 3 classifier. A `deep` one, beyond the
+    paper, has Mask R-CNN's two hidden layers between: the paper sets them against the transfer, but
+    nothing keeps a classifier from having both.
     """
 
-    def __init__(self, transfer: Transfer) -> None:
+    def __init__(self, transfer: Transfer, *, deep: bool = False) -> None:
         super().__init__()
         self.transfer = transfer
-        self.classes = nn.Linear(CHANNELS + TRANSFERRED, CLASSES)
+        inputs = CHANNELS + TRANSFERRED
+        self.hidden = hidden_layers(inputs) if deep else nn.Identity()
+        self.classes = nn.Linear(HIDDEN if deep else inputs, CLASSES)
 
     def forward(self, theta1: Tensor, theta4: Tensor, mask_logits: Tensor) -> Tensor:
         """Logits [R, 3] of background, benign, malignant."""
-        theta6 = torch.cat([theta1.mean(dim=(1, 2)), self.transfer(theta4, mask_logits)], dim=1)
-        logits: Tensor = self.classes(theta6)
+        return self.of_joined(theta1.mean(dim=(1, 2)), self.transfer(theta4, mask_logits))
+
+    def of_joined(self, pooled: Tensor, transferred: Tensor) -> Tensor:
+        """Logits [R, 3] of θ6, from its parts [R, 1024] and [R, 256]."""
+        theta6 = torch.cat([pooled, transferred], dim=1)
+        logits: Tensor = self.classes(self.hidden(theta6))
         return logits.float()
 
 

@@ -30,7 +30,8 @@ from ftmtl.device import has_bfloat16
 
 from .backbone import STRIDE, Backbone
 from .feature_transfer import unblock
-from .model import POOLED, FTMTLNet
+from .heads import BINS, SpatialDetectionHead
+from .model import FTMTLNet
 from .roi_align import roi_align, roi_mean
 from .winograd import WinogradConv
 
@@ -102,9 +103,17 @@ class InferenceNet(FTMTLNet):
         self.eval().requires_grad_(False)
 
     def _refinements(self, theta0: Tensor, proposals: list[Tensor]) -> Tensor:
+        detection = self.detection
+        if not isinstance(detection, SpatialDetectionHead):
+            return torch.cat([
+                detection(_mean_pool(features, boxes))
+                for features, boxes in zip(theta0, proposals, strict=True)
+            ])
+        reduced = F.linear(theta0.permute(0, 2, 3, 1), detection.reduce.weight)
         return torch.cat([
-            self.detection(_mean_pool(features, boxes))
-            for features, boxes in zip(theta0, proposals, strict=True)
+            detection.after_reduce(
+                roi_align(features, boxes, stride=STRIDE, size=BINS).add_(detection.reduce.bias))
+            for features, boxes in zip(reduced.permute(0, 3, 1, 2), proposals, strict=True)
         ])
 
     def prepare(self, theta0: Tensor) -> Tensor:
@@ -133,7 +142,7 @@ class InferenceNet(FTMTLNet):
         bias = self.segmentation.deconv1.bias.repeat(4)
         means = _mean_pool(theta0, boxes).split(self.piece)
         for part, mean in zip(boxes.split(self.piece), means, strict=True):
-            blocks = roi_align(unpooled, part, stride=STRIDE, size=POOLED)
+            blocks = roi_align(unpooled, part, stride=STRIDE, size=BINS)
             blocks = blocks.add_(bias).unflatten(-1, (4, -1))
             yield mean, blocks
 
@@ -146,4 +155,4 @@ class InferenceNet(FTMTLNet):
 
 def _mean_pool(features: Tensor, boxes: Tensor) -> Tensor:
     """θ1 averaged over its bins [R, 1, 1, C] of `features` [C, h, w] and boxes [R, 4]."""
-    return roi_mean(features, boxes, stride=STRIDE, size=POOLED)[:, None, None]
+    return roi_mean(features, boxes, stride=STRIDE, size=BINS)[:, None, None]

@@ -11,9 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .backbone import CHANNELS
-from .heads import CLASSES
-
-HIDDEN = 1024
+from .heads import CLASSES, HIDDEN, hidden_layers
 
 
 class MaskRcnnClassificationHead(nn.Module):
@@ -21,9 +19,7 @@ class MaskRcnnClassificationHead(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(
-            nn.Linear(CHANNELS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU()
-        )
+        self.hidden = hidden_layers(CHANNELS)
         self.classes = nn.Linear(HIDDEN, CLASSES)
 
     def forward(self, theta1: Tensor, theta4: Tensor, mask_logits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ftmtl.config import NetworkConfig, Part, SettledBy, Variant
+from ftmtl.config import BoxesFrom, NetworkConfig, Part, SettledBy, Variant
 
 from . import boxes as box_ops
 from .backbone import STRIDE, Backbone
@@ -21,18 +21,18 @@ from .feature_transfer import (
     unblock,
 )
 from .heads import (
+    BINS,
     ClassificationHead,
     Deconvolution,
     DetectionHead,
     PlainClassificationHead,
     SegmentationHead,
+    SpatialDetectionHead,
 )
 from .mask_rcnn import MaskRcnnClassificationHead
 from .roi_align import roi_align
 from .rpn import RegionProposalNetwork, RpnOutput, propose
 from .settle import Settle, consensus, suppression
-
-POOLED = 7  # θ1 is 7×7 (2.1.2)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class FTMTLNet(nn.Module):
         *,
         backbone: Backbone,
         rpn: RegionProposalNetwork,
-        detection: DetectionHead,
+        detection: DetectionHead | SpatialDetectionHead,
         segmentation: SegmentationHead,
         classification: nn.Module,
         settle: Settle,
@@ -98,7 +98,7 @@ class FTMTLNet(nn.Module):
     def pool(self, theta0: Tensor, boxes: list[Tensor]) -> Tensor:
         """θ1 [ΣR, 7, 7, 1024]: RoIAlign of each image's boxes [R, 4] on θ0 [B, 1024, h, w]."""
         pooled = [
-            roi_align(features, rois, stride=STRIDE, size=POOLED)
+            roi_align(features, rois, stride=STRIDE, size=BINS)
             for features, rois in zip(theta0, boxes, strict=True)
         ]
         return torch.cat(pooled)
@@ -190,8 +190,15 @@ def extents_of(valid: Tensor) -> Tensor:
     return torch.stack([valid.any(dim=1).sum(dim=1), valid.any(dim=2).sum(dim=1)], dim=1).float()
 
 
+DETECTION_HEADS: dict[BoxesFrom, Callable[[], DetectionHead | SpatialDetectionHead]] = {
+    "mean": DetectionHead,
+    "places": SpatialDetectionHead,
+}
+
+
 CLASSIFIERS: dict[Variant, Callable[[], nn.Module]] = {
     "ft-mtl-net": lambda: ClassificationHead(transfer),
+    "ft-mtl-net-deep": lambda: ClassificationHead(transfer, deep=True),
     "mask-rcnn": MaskRcnnClassificationHead,
     "no-transfer": PlainClassificationHead,
     "no-weight-map": lambda: ClassificationHead(transfer_unweighted),
@@ -213,14 +220,14 @@ def build(config: NetworkConfig, *, frozen_backbone: int = 0) -> FTMTLNet:
         config,
         backbone=Backbone(frozen=frozen_backbone),
         rpn=RegionProposalNetwork(sizes=config.anchor_sizes, ratios=config.anchor_ratios),
-        detection=DetectionHead(),
+        detection=DETECTION_HEADS[config.boxes_from](),
         segmentation=SegmentationHead(),
         classification=classification,
         settle=SETTLED_BY[config.settled_by](config),
     )
     hidden: set[nn.Module] = {network.segmentation.deconv1, network.segmentation.deconv2}
-    if isinstance(classification, MaskRcnnClassificationHead):
-        hidden.update(classification.hidden)
+    if isinstance(classification, MaskRcnnClassificationHead | ClassificationHead):
+        hidden.update(classification.hidden.modules())
     for part in [*network.parts("rpn"), *network.parts("heads")]:
         for module in part.modules():
             if isinstance(module, nn.Conv2d | Deconvolution | nn.Linear):

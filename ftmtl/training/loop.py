@@ -26,7 +26,7 @@ from ftmtl.weights_file import UnusableWeights, load_weights, save_weights
 from .checkpoints import load_checkpoint, save_checkpoint
 from .processes import Processes, joined
 from .samples import BalancedSampler, CanvasCache, Sample, TrainingSet, readable
-from .stages import learning_rate, losses, trainable
+from .stages import learning_rate, losses, optimizer_of, trainable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -183,11 +183,8 @@ class _Run:
         for number, stage in enumerate(self.preset.training.stages):
             if number < at[0]:
                 continue
-            config = self.preset.training
-            optimizer = torch.optim.SGD(
-                trainable(self.network, stage), lr=config.learning_rate,
-                momentum=config.momentum, weight_decay=config.weight_decay,
-            )
+            optimizer = optimizer_of(
+                trainable(self.network, stage), stage, self.preset.training)
             first = 0
             if number == at[0] and state is not None:
                 first = at[1]
@@ -198,7 +195,7 @@ class _Run:
         self._save([len(self.preset.training.stages), 0], None)
         return True
 
-    def _stage(self, number: int, optimizer: torch.optim.SGD, first: int) -> bool:
+    def _stage(self, number: int, optimizer: torch.optim.Optimizer, first: int) -> bool:
         stage = self.preset.training.stages[number]
         steps = stage.epochs * self.steps_per_epoch
         self.network.train()
@@ -206,7 +203,7 @@ class _Run:
         for step, batch in zip(range(first, steps), self._batches(number, first, stage.epochs),
                                strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(self.preset.training, step, steps)
+                group["lr"] = learning_rate(self.preset.training, stage, step, steps)
             values = self._step(number, batch, optimizer)
             now = time.monotonic()  # a step's time is with its images' reading and its checkpoint
             progress = self._report(number, step, values, now - began)
@@ -234,14 +231,14 @@ class _Run:
         return DataLoader(self.samples, batch_sampler=batches, num_workers=self.workers,  # type: ignore[arg-type]
                           collate_fn=list, pin_memory=False)
 
-    def _step(self, number: int, batch: list[Sample], optimizer: torch.optim.SGD
+    def _step(self, number: int, batch: list[Sample], optimizer: torch.optim.Optimizer
               ) -> dict[str, float]:
         values = None
         while values is None:
             values = self._try(number, batch, optimizer)
         return values
 
-    def _try(self, number: int, batch: list[Sample], optimizer: torch.optim.SGD
+    def _try(self, number: int, batch: list[Sample], optimizer: torch.optim.Optimizer
              ) -> dict[str, float] | None:
         """The costs of one step; None, with fewer images at once from now on, if memory ran out.
 
@@ -272,7 +269,7 @@ class _Run:
         return None
 
     def _learn(self, parameters: list[Parameter], values: dict[str, float],
-               optimizer: torch.optim.SGD) -> dict[str, float]:
+               optimizer: torch.optim.Optimizer) -> dict[str, float]:
         values = self.processes.average(parameters, values)
         torch.nn.utils.clip_grad_norm_(parameters, self.preset.training.clip_norm,
                                        error_if_nonfinite=True)
@@ -313,7 +310,7 @@ class _Run:
         self.on_progress(progress)
         return progress
 
-    def _save(self, at: list[int], optimizer: torch.optim.SGD | None) -> None:
+    def _save(self, at: list[int], optimizer: torch.optim.Optimizer | None) -> None:
         self.last_saved = time.monotonic()
         if not self.processes.first:
             return

@@ -29,11 +29,23 @@ def trainable(network: FTMTLNet, stage: Stage) -> list[nn.Parameter]:
     return [p for p in network.parameters() if p.requires_grad]
 
 
-def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
+def optimizer_of(
+    parameters: list[nn.Parameter], stage: Stage, config: TrainingConfig
+) -> torch.optim.Optimizer:
+    """What the stage learns with; its rate is `learning_rate`'s, set before each step."""
+    if stage.optimizer == "adamw":
+        return torch.optim.AdamW(parameters)
+    return torch.optim.SGD(
+        parameters, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+
+
+def learning_rate(config: TrainingConfig, stage: Stage, step: int, steps: int) -> float:
     """The rate of a step of a stage of so many steps: warm-up, then constant or a half cosine."""
+    rate = config.learning_rate if stage.learning_rate is None else stage.learning_rate
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     decay = 0.5 * (1 + math.cos(math.pi * step / steps)) if config.schedule == "cosine" else 1.0
-    return config.learning_rate * warm * decay
+    return rate * warm * decay
 
 
 def losses(
@@ -58,9 +70,12 @@ def losses(
             ))
         found["proposal"] = torch.stack(each).mean()
     if "unified" in stage.minimises:
-        found |= _unified(network, theta0, network.proposals(
-            rpn, extents, network.config.proposals_train
-        ), samples, generators, preset)
+        proposals = network.proposals(rpn, extents, network.config.proposals_train)
+        if stage.refined_rois:
+            with torch.no_grad():
+                refined = network.refine(theta0, proposals, extents)
+            proposals = [torch.cat(both) for both in zip(proposals, refined, strict=True)]
+        found |= _unified(network, theta0, proposals, samples, generators, preset)
     return found
 
 
