@@ -56,11 +56,12 @@ def recipe(steps: int, seed: int) -> Preset:
         pre_nms=400, proposals_train=80, proposals_infer=40,
     )
     tuning = Stage(name="fine tuning", trains=("rpn", "heads"),
-                   minimises=("proposal", "unified"), epochs=1)
+                   minimises=("proposal", "unified"), epochs=1, optimizer="adamw",
+                   refined_rois=True)
     targets = replace(starter.targets, roi_samples=16)
     return replace(starter, network=network, targets=targets, training=replace(
         starter.training, stages=(tuning,), steps_per_epoch=steps, batch_size=4, seed=seed,
-        learning_rate=0.006, warmup_steps=10, frozen_backbone=3, checkpoint_minutes=1.0,
+        learning_rate=3e-4, warmup_steps=10, frozen_backbone=3, checkpoint_minutes=1.0,
     ))
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_set import STEPS, TINY, make_set
+from training_set import STEPS, TINY_SGD, make_set
 
 from ftmtl.training.loop import train
 from ftmtl.training.processes import UnevenShares, joined
@@ -22,13 +22,13 @@ SCRIPT = """
 import pickle, sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
-from training_set import TINY
+from training_set import TINY_SGD
 from ftmtl.training.loop import train
 told = []
 steps = []
 records = pickle.loads(Path(sys.argv[1]).read_bytes())
 out, stop_after = Path(sys.argv[2]), int(sys.argv[3])
-outcome = train(records, preset=TINY, out=out, device="cpu", resume=stop_after == 0,
+outcome = train(records, preset=TINY_SGD, out=out, device="cpu", resume=stop_after == 0,
                 on_progress=told.append,
                 should_stop=lambda: steps.append(0) or len(steps) == stop_after)
 assert outcome.finished == (stop_after == 0)
@@ -48,7 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        train(records, preset=TINY, out=folder / "one", device="cpu")
+        train(records, preset=TINY_SGD, out=folder / "one", device="cpu")
     finally:
         torch.set_num_threads(threads)
     script = folder / "script.py"

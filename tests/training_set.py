@@ -30,6 +30,9 @@ TINY: Preset = replace(
                 replace(TOGETHER, epochs=1)),
     ),
 )
+# Adam turns the rounding of a tiny gradient into a whole step: no sums in another order for it.
+TINY_SGD: Preset = replace(TINY, training=replace(TINY.training, stages=tuple(
+    replace(stage, optimizer="sgd", learning_rate=None) for stage in TINY.training.stages)))
 SAVING: Preset = replace(TINY, training=replace(TINY.training, checkpoint_minutes=0.0))
 
 

@@ -13,7 +13,9 @@ from .question import check_device
 
 STAGES = {
     "proposals": Stage(name="proposals", trains=("rpn",), minimises=("proposal",), epochs=1),
-    "heads": Stage(name="heads", trains=("heads",), minimises=("unified",), epochs=1),
+    # By Adam, as the shipped heads were made: SGD at a rate that moves one layer upsets another.
+    "heads": Stage(name="heads", trains=("heads",), minimises=("unified",), epochs=1,
+                   optimizer="adamw", refined_rois=True),
     "together": Stage(
         name="together",
         trains=("backbone", "rpn", "heads"),
