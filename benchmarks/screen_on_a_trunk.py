@@ -39,6 +39,7 @@ from ftmtl.config import Stage
 from ftmtl.datasets.coco import read_coco
 from ftmtl.network.feature_transfer import transfer, unblock, weight_map
 from ftmtl.network.heads import CLASSES, ClassificationHead, hidden_layers
+from ftmtl.network.inference import InferenceNet
 from ftmtl.network.losses import MASK_LOSSES, box_loss
 from ftmtl.network.model import FTMTLNet, build
 from ftmtl.network.roi_align import roi_align
@@ -251,7 +252,7 @@ def learn(options: argparse.Namespace) -> None:
 
 
 def read(options: argparse.Namespace) -> None:
-    """What each candidate finds on the held-out films, by the plain network."""
+    """What each candidate finds on the held-out films."""
     records = read_coco(options.read, options.images)
     for model in options.models:
         for name in (model, f"{model}-averaged"):
@@ -265,7 +266,9 @@ def read(options: argparse.Namespace) -> None:
             network.load_state_dict(state["state"])
             if isinstance(network, FinerNet):
                 network.watch()
-            predictor.network = network
+                predictor.network = network
+            else:
+                predictor.network = InferenceNet(network, predictor.device)
             with tqdm(total=len(records), unit=" films", mininterval=30) as bar:
                 results, _ = predict_records(predictor, records,
                                              on_file=lambda done, *_: bar.update(done - bar.n))
