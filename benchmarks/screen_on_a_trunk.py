@@ -1,7 +1,7 @@
 """Which changes of the heads tell benign from malignant better? A screening on one trunk.
 
     python benchmarks/screen_on_a_trunk.py --data SET.json --images DIR --out DIR --weights TRUNK
-    python benchmarks/screen_on_a_trunk.py ... --read HELD-OUT.json
+    python benchmarks/screen_on_a_trunk.py ... --read HELD-OUT.json --models deep deep-averaged
 
 As `heads_on_a_trunk.py`: the trunk is held, one detection head is learned for all, and every
 candidate has a segmentation head and a classifier of its own, taught by the same RoIs. The
@@ -254,25 +254,22 @@ def learn(options: argparse.Namespace) -> None:
 def read(options: argparse.Namespace) -> None:
     """What each candidate finds on the held-out films."""
     records = read_coco(options.read, options.images)
-    for model in options.models:
-        for name in (model, f"{model}-averaged"):
-            if (options.out / f"{name}.json").exists():
-                continue
-            predictor = Predictor.load(STARTER_WEIGHTS, device="cpu")
-            given = load_weights(options.weights)
-            state = torch.load(options.out / f"{name}.pt", weights_only=True)
-            config = replace(given.preset.network, boxes_from="places", variant="ft-mtl-net-deep")
-            network = network_of(model, config)
-            network.load_state_dict(state["state"])
-            if isinstance(network, FinerNet):
-                network.watch()
-                predictor.network = network
-            else:
-                predictor.network = InferenceNet(network, predictor.device)
-            with tqdm(total=len(records), unit=" films", mininterval=30) as bar:
-                results, _ = predict_records(predictor, records,
-                                             on_file=lambda done, *_: bar.update(done - bar.n))
-            write_predictions(options.out / f"{name}.json", results)
+    given = load_weights(options.weights)
+    config = replace(given.preset.network, boxes_from="places", variant="ft-mtl-net-deep")
+    for name in options.models:
+        predictor = Predictor.load(STARTER_WEIGHTS, device="cpu")
+        state = torch.load(options.out / f"{name}.pt", weights_only=True)
+        network = network_of(name.removesuffix("-averaged"), config)
+        network.load_state_dict(state["state"])
+        if isinstance(network, FinerNet):
+            network.watch()
+            predictor.network = network
+        else:
+            predictor.network = InferenceNet(network, predictor.device)
+        with tqdm(total=len(records), unit=" films", mininterval=30) as bar:
+            results, _ = predict_records(predictor, records,
+                                         on_file=lambda done, *_: bar.update(done - bar.n))
+        write_predictions(options.out / f"{name}.json", results)
 
 
 def main() -> None:
