@@ -12,12 +12,16 @@ candidates differ from `ft-mtl-net-deep` in one thing each:
 - `dropout`   half of what the classifier's three layers are handed is dropped in training
 - `balanced`  in the class cost background, benign and malignant RoIs weigh a third each
 
+or are another draw of the paper's classifiers: `ft-mtl-net`, `no-transfer`, `mask-rcnn`. The last
+two do not look at masks: no segmentation head is learned for them, their outlines mean nothing.
+
 Of each the mean of its weights along the training is kept besides (`-averaged`: 0.99 a step).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from dataclasses import replace
@@ -38,9 +42,15 @@ from ftmtl.atomic import atomic_write
 from ftmtl.config import Stage
 from ftmtl.datasets.coco import read_coco
 from ftmtl.network.feature_transfer import transfer, unblock, weight_map
-from ftmtl.network.heads import CLASSES, ClassificationHead, hidden_layers
+from ftmtl.network.heads import (
+    CLASSES,
+    ClassificationHead,
+    PlainClassificationHead,
+    hidden_layers,
+)
 from ftmtl.network.inference import InferenceNet
 from ftmtl.network.losses import MASK_LOSSES, box_loss
+from ftmtl.network.mask_rcnn import MaskRcnnClassificationHead
 from ftmtl.network.model import FTMTLNet, build
 from ftmtl.network.roi_align import roi_align
 from ftmtl.predict import Predictor
@@ -110,10 +120,28 @@ def finer_rois(layer2: Tensor, boxes: list[Tensor]) -> Tensor:
                       for f, b in zip(layer2, boxes, strict=True)])
 
 
+class Remembered(nn.Module):
+    """A backbone that looks at each canvas once; every candidate has the same."""
+
+    def __init__(self, backbone: nn.Module, seen: dict[bytes, Tensor]) -> None:
+        super().__init__()
+        self.backbone, self.seen = backbone, seen
+
+    def forward(self, images: Tensor, valid: Tensor) -> Tensor:
+        """θ0 of images [1, 1, H, W] and valid [1, H, W]."""
+        key = hashlib.sha256(images.numpy().tobytes()).digest()
+        if key not in self.seen:
+            self.seen[key] = self.backbone(images, valid)
+        return self.seen[key]
+
+
 HEADS = {
     "deep": lambda: ClassificationHead(transfer, deep=True), "finer": FinerHead,
     "dropout": DropoutHead, "balanced": lambda: ClassificationHead(transfer, deep=True),
+    "ft-mtl-net": lambda: ClassificationHead(transfer), "no-transfer": PlainClassificationHead,
+    "mask-rcnn": MaskRcnnClassificationHead,
 }
+BLIND = ("no-transfer", "mask-rcnn")
 
 
 def network_of(model: str, config, trunk: FTMTLNet | None = None) -> FTMTLNet:  # type: ignore[no-untyped-def]
@@ -167,8 +195,8 @@ def learn(options: argparse.Namespace) -> None:
     for model in options.models:
         torch.manual_seed(options.seed)
         network = network_of(model, preset.network, trunk)
-        learners[model] = Learner(
-            network, [network.segmentation, network.classification], training)
+        taught = [] if model in BLIND else [network.segmentation]
+        learners[model] = Learner(network, [*taught, network.classification], training)
     averages = {name: [p.detach().clone() for p in learner.weights]
                 for name, learner in learners.items()}
 
@@ -213,17 +241,19 @@ def learn(options: argparse.Namespace) -> None:
                         network.classification.looked_at = finer_rois(
                             seen["layer2"], [t.boxes for t in targets])
                 network.classification.train()
-                theta4, mask_logits = network.segmentation(theta1)
+                theta4 = mask_logits = theta1
+                if model not in BLIND:
+                    theta4, mask_logits = network.segmentation(theta1)
                 logits = network.classification(theta1, theta4, mask_logits).split(counts)
-                maps = unblock(mask_logits).float().split(counts)
-                learner.step({
-                    "class": scale[0] * mean_cost([
-                        class_costs(model, row, t.classes, t.class_known)
-                        for t, row in zip(targets, logits, strict=True)]),
-                    "mask": scale[2] * mean_cost([
+                costs = {"class": scale[0] * mean_cost([
+                    class_costs(model, row, t.classes, t.class_known)
+                    for t, row in zip(targets, logits, strict=True)])}
+                if model not in BLIND:
+                    maps = unblock(mask_logits).float().split(counts)
+                    costs["mask"] = scale[2] * mean_cost([
                         mask_loss(row, t.masks, t.classes, t.taught)
-                        for t, row in zip(targets, maps, strict=True)]),
-                }, rate)
+                        for t, row in zip(targets, maps, strict=True)])
+                learner.step(costs, rate)
                 network.classification.eval()
             for name, learner in learners.items():
                 for kept, weight in zip(averages[name], learner.weights, strict=True):
@@ -256,6 +286,7 @@ def read(options: argparse.Namespace) -> None:
     records = read_coco(options.read, options.images)
     given = load_weights(options.weights)
     config = replace(given.preset.network, boxes_from="places", variant="ft-mtl-net-deep")
+    seen: dict[bytes, Tensor] = {}
     for name in options.models:
         predictor = Predictor.load(STARTER_WEIGHTS, device="cpu")
         state = torch.load(options.out / f"{name}.pt", weights_only=True)
@@ -266,6 +297,7 @@ def read(options: argparse.Namespace) -> None:
             predictor.network = network
         else:
             predictor.network = InferenceNet(network, predictor.device)
+            predictor.network.backbone = Remembered(predictor.network.backbone, seen)
         with tqdm(total=len(records), unit=" films", mininterval=30) as bar:
             results, _ = predict_records(predictor, records,
                                          on_file=lambda done, *_: bar.update(done - bar.n))
