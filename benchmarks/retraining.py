@@ -69,7 +69,8 @@ def main() -> None:
             outcome = train(
                 learned, preset=replace(preset, name=name), out=options.out / name,
                 init=options.weights, resume=True, device="cpu", cache=options.out / "canvases",
-                on_progress=lambda p, bar=bar: bar.update(p.stage_number and p.step - bar.n),
+                on_progress=lambda p, bar=bar: bar.update(
+                    max(p.epoch - 1, 0) * p.steps + p.step - bar.n),
             )
         read(outcome.weights, test, options.out / f"{name}.json")
 
