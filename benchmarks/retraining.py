@@ -41,11 +41,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=STARTER_WEIGHTS)
     parser.add_argument("--stages", nargs="+", default=("heads", "together"), choices=STAGES)
+    parser.add_argument("--learning-rate", type=float,
+                        default=TrainingRequest().learning_rate, help="the server's by default")
     options = parser.parse_args()
     learned = read_coco(options.data, options.images)
     begun = load_weights(options.weights).preset
     for name in options.stages:
-        preset = TrainingRequest(stages=(name,)).preset(begun, len(learned))
+        preset = TrainingRequest(
+            stages=(name,), learning_rate=options.learning_rate).preset(begun, len(learned))
         steps = preset.training.stages[0].epochs * (preset.training.steps_per_epoch or 0)
         with tqdm(total=steps, desc=name, unit=" steps", mininterval=10) as bar:
             train(

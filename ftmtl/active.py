@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 
 from ftmtl.core_set import CoreSet, FloatArray, IntArray
 from ftmtl.findings import ImageInfo
-from ftmtl.reading import Candidate, Reading
+from ftmtl.reading import Candidate, Reading, malignancy_of
 
+FIGURES_EDITION = 2  # counts up when one reading gives other figures: whoever keeps them names it
 FEATURES = 1024
 MOST_BITS = float(np.log2(3))
 SAME_PLACE_IOU = 0.2  # as where two boxes are one mass
 
-# malignancy: the veto's, of the image. uncertainty: bits. mass, malignant: of the candidate that is
-# the least certain, p(mass) and p(malignant | mass). disagreement: 0…1, NaN where not known yet.
+# malignancy: of the image. uncertainty: bits. mass, malignant: of the candidate that is the least
+# certain, p(mass) and p(malignant | mass). disagreement: 0…1, NaN where not known yet.
 FIGURES = np.dtype(
     [(name, "f8") for name in ("malignancy", "uncertainty", "mass", "malignant", "disagreement")]
 )
@@ -70,7 +71,7 @@ Strategy = Callable[[Work], Choice | None]
 def figures_of(reading: Reading, *, threshold: float, mirrored: Reading | None = None) -> Figures:
     """A row [] of FIGURES for one image; `threshold` is the operating point of the model."""
     row = np.zeros((), FIGURES)
-    row["malignancy"] = max(reading.masses, default=0.0)
+    row["malignancy"] = malignancy_of(reading.candidates)
     row["disagreement"] = np.nan if mirrored is None else disagreement(reading, mirrored)
     for candidate in reading.candidates:
         _, benign, malignant = candidate.probabilities

@@ -183,7 +183,11 @@ class ModelInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What is said of the whole image; `how` names the rule that was used."""
+    """What is said of the whole image; `how` names the rule that was used.
+
+    "No finding" of a model means that nothing is likelier a mass than background; its malignancy
+    still ranks the image among others.
+    """
 
     malignancy: float
     label: VerdictLabel
@@ -192,8 +196,6 @@ class Verdict:
     def __post_init__(self) -> None:
         check_range(self.malignancy, 0, 1, "The verdict: malignancy")
         check_choice(self.label, get_args(VerdictLabel), "The verdict: label")
-        if self.label == "no finding" and self.malignancy != 0:
-            raise InvalidFindings("The verdict: without a finding the malignancy must be 0.")
         if not self.how:
             raise InvalidFindings("The verdict: how must say which rule was used.")
 

@@ -16,22 +16,31 @@ from torch.nn import functional as F
 
 from ftmtl.canvas import Canvas, CanvasGeometry, make_canvas
 from ftmtl.device import pick_device
-from ftmtl.findings import Finding, Findings, ImageInfo, ModelInfo, Rle, Verdict, encode_rle
+from ftmtl.findings import (
+    Finding,
+    Findings,
+    ImageInfo,
+    ModelInfo,
+    Rle,
+    Verdict,
+    VerdictLabel,
+    encode_rle,
+)
 from ftmtl.mammogram import Mammogram, MammogramHeader
 from ftmtl.measure import measure_mask
 from ftmtl.network.inference import InferenceNet
 from ftmtl.network.model import Detections, FTMTLNet
 from ftmtl.probabilities import Calibration
-from ftmtl.reading import Candidate, Reading
-from ftmtl.veto import gather, likelier, masses, monotone, worst
+from ftmtl.reading import Candidate, Reading, malignancy_of
+from ftmtl.veto import HARDLY_A_MASS, gather, likelier, monotone
 from ftmtl.weights_file import Weights, load_weights
 
 SCORE_FLOOR = 0.001  # what lies under it is never a candidate, also not for a FROC curve
 LEAST_SIDE = 1.0  # of a candidate, canvas pixels
 MASS_IOU = 0.2  # boxes that overlap more are one mass (paper 2.3)
 THRESHOLD_WITHOUT_HELD_OUT_FIGURES = 0.5
-VERDICT_RULE = "malignant-veto, monotone: largest p(malignant) / p(mass), over masses likelier " \
-    "than background"
+VERDICT_RULE = f"malignant-veto by evidence: largest p(malignant) / ({HARDLY_A_MASS:g} + " \
+    f"{1 - HARDLY_A_MASS:g} x largest p(mass))"
 
 
 class InvalidBoxes(ValueError):
@@ -81,9 +90,7 @@ class Predictor:
                                  max_findings=max_findings)
         asked = _checked(boxes, mammogram.pixels.shape)
         candidates = self._describe(self.canvas(mammogram), asked)
-        return self._document(
-            image, candidates, [c.malignancy for c in candidates if c.score > 0.5]
-        )
+        return self._document(image, shown=candidates, seen=candidates)
 
     def read(self, mammogram: Mammogram) -> Reading:
         """What the network sees, before any threshold."""
@@ -115,22 +122,16 @@ class Predictor:
         """The document of a reading, as `__call__` would have made it; the network is not run."""
         least = self.default_threshold if threshold is None else threshold
         shown = [c for c in reading.candidates if c.score >= least][:max_findings]
-        return self._document(image, shown, reading.masses)
+        return self._document(image, shown=shown, seen=reading.candidates)
 
     def _document(
-        self, image: ImageInfo, candidates: Sequence[Candidate], masses: Sequence[float]
+        self, image: ImageInfo, *, shown: Sequence[Candidate], seen: Sequence[Candidate]
     ) -> Findings:
-        malignancy = worst(masses)
-        label = "malignant" if malignancy > 0.5 else "benign"
         return Findings(
             image=image,
             model=self.model,
-            findings=tuple(_finding(n, c, image) for n, c in enumerate(candidates, start=1)),
-            verdict=Verdict(
-                malignancy=malignancy,
-                label=label if masses else "no finding",  # type: ignore[arg-type]
-                how=VERDICT_RULE,
-            ),
+            findings=tuple(_finding(n, c, image) for n, c in enumerate(shown, start=1)),
+            verdict=_verdict(seen),
         )
 
     def canvas(self, mammogram: Mammogram) -> Canvas:
@@ -158,8 +159,7 @@ class Predictor:
             _candidate(canvas.geometry, boxes[g[0]], probabilities[list(g)], maps[g[0]])
             for g in groups
         )
-        found = masses(boxes, probabilities, iou=MASS_IOU)
-        return Reading(candidates, tuple(m.malignancy for m in found), features)
+        return Reading(candidates, features)
 
     def _describe(self, canvas: Canvas, boxes: NDArray[np.float64]) -> list[Candidate]:
         on_canvas = canvas.geometry.boxes_to_canvas(boxes)
@@ -183,6 +183,15 @@ class Predictor:
     def _probabilities(self, logits: Tensor) -> NDArray[np.float64]:
         """Calibrated probabilities [K, 3] of class logits [K, 3]."""
         return self.calibration(logits.double().cpu().numpy())
+
+
+def _verdict(seen: Sequence[Candidate]) -> Verdict:
+    """Of an image; "no finding" where no candidate is likelier a mass than background."""
+    malignancy = malignancy_of(seen)
+    label: VerdictLabel = "malignant" if malignancy > 0.5 else "benign"
+    if not any(c.score > 0.5 for c in seen):
+        label = "no finding"
+    return Verdict(malignancy=malignancy, label=label, how=VERDICT_RULE)
 
 
 def image_info(mammogram: Mammogram | MammogramHeader, patient_key: str | None) -> ImageInfo:

@@ -103,15 +103,18 @@ def _opened(
 
 
 def patients_document(by_patient: dict[str, list[Findings]]) -> dict[str, Any]:
-    """The veto by patient: the maximum over her images (paper 2.3), and which image it is."""
+    """By patient: the maximum over her images (paper 2.3), and what each image said.
+
+    "No finding" where no image holds a likely mass; its malignancy still ranks her among others.
+    """
     document = {}
     for patient, readings in sorted(by_patient.items()):
-        seen = [r for r in readings if r.verdict.label != "no finding"]
-        malignancy = worst([r.verdict.malignancy for r in seen])
+        malignancy = worst([r.verdict.malignancy for r in readings])
         label = "malignant" if malignancy > 0.5 else "benign"
+        likely_mass = any(r.verdict.label != "no finding" for r in readings)
         document[patient] = {
             "malignancy": malignancy,
-            "label": label if seen else "no finding",
+            "label": label if likely_mass else "no finding",
             "images": {r.image.id: r.verdict.malignancy for r in readings},
             "how": readings[0].verdict.how,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftmtl.atomic import atomic_write
+from ftmtl.veto import of_image
 
 MASK_SIDE = 28
 
@@ -38,16 +40,20 @@ class Candidate:
         return float(1 - self.probabilities[0])
 
 
+def malignancy_of(candidates: Sequence[Candidate]) -> float:
+    """Of an image with these candidates (`ftmtl.veto.of_image`)."""
+    return of_image([c.score for c in candidates], [c.malignancy for c in candidates])
+
+
 @dataclass(frozen=True)
 class Reading:
-    """All candidates above the score floor, best first, and what the veto and ranking need.
+    """All candidates above the score floor, best first, and what ranking needs.
 
-    `masses` are the malignancies of the veto's masses. `features` [1024] is θ1, mean-pooled over
-    each box and averaged over the boxes by their scores, of length 1 (0 where there is no box).
+    `features` [1024] is θ1, mean-pooled over each box and averaged over the boxes by their scores,
+    of length 1 (0 where there is no box).
     """
 
     candidates: tuple[Candidate, ...]
-    masses: tuple[float, ...]
     features: NDArray[np.float32]
 
     def save(self, file: Path) -> None:
@@ -61,7 +67,6 @@ class Reading:
                 probabilities=np.array([c.probabilities for c in found]).reshape(-1, 3),
                 malignancies=np.array([c.malignancy for c in found], np.float64),
                 masks=np.asarray(masks, np.float32),
-                masses=np.array(self.masses, np.float64),
                 features=self.features,
             )
 
@@ -79,7 +84,7 @@ class Reading:
                     strict=True,
                 )
                 candidates = tuple(Candidate(tuple(box), *rest) for box, *rest in rows)
-                return cls(candidates, tuple(arrays["masses"].tolist()), arrays["features"])
+                return cls(candidates, arrays["features"])
         except FileNotFoundError:
             raise
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:

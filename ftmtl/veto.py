@@ -5,6 +5,10 @@ mass malignant. The paper's formula for its score is not monotone: one box of be
 malignant 0.4 scores 0.4, but one of benign 0.4 and malignant 0.35 scores 0.6. So a monotone one is
 given besides.
 
+In the paper the worst of an image's masses speaks for it, however doubtful that mass is. Of many
+doubtful ones some look malignant by chance. So in `of_image` a mass counts by how evident it is
+(docs/experiments/image_score.md).
+
 Probabilities are rows of [background, benign, malignant]. Which boxes take part? In the paper those
 whose largest entry is not background (`predicted`; on a tie with background it is background, on a
 tie of the other two it is benign). But a box of background 0.44, benign 0.22 and malignant 0.34 is
@@ -24,6 +28,7 @@ Formula = Callable[[NDArray[np.float64]], float]
 TakesPart = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
 BACKGROUND, BENIGN, MALIGNANT = 0, 1, 2
+HARDLY_A_MASS = 0.1
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,22 @@ def gather(boxes: ArrayLike, scores: ArrayLike, *, iou: float = 0.2) -> list[tup
     return groups
 
 
+def of_image(scores: ArrayLike, malignancies: ArrayLike) -> float:
+    """Malignancy of an image from its masses' scores p(mass) [K] and malignancies [K]; 0 for none.
+
+    The largest p(malignant) = p(mass) · malignancy, set against the largest p(mass): the most
+    evident mass speaks with nearly its own malignancy, one half as evident with half of it. Where
+    even the best is hardly a mass, p(mass) below `HARDLY_A_MASS`, little is left of either.
+    """
+    mass, malignancy = np.asarray(scores, np.float64), np.asarray(malignancies, np.float64)
+    if not mass.size:
+        return 0.0
+    evident = HARDLY_A_MASS + (1 - HARDLY_A_MASS) * mass.max()
+    return float((mass * malignancy).max() / evident)
+
+
 def worst(malignancies: Sequence[float]) -> float:
-    """Malignancy of an image from its masses, or of a patient: the maximum, 0 without a mass."""
+    """Malignancy of a patient from her images: the maximum (paper 2.3), 0 without any."""
     return max(malignancies, default=0.0)
 
 

@@ -17,6 +17,7 @@ from ftmtl.findings import ImageInfo
 from ftmtl.mammogram import Mammogram, read_mammogram
 from ftmtl.predict import Predictor, image_info
 from ftmtl.reading import Candidate, DamagedReading, Reading
+from ftmtl.weights_file import STARTER_WEIGHTS
 
 NOWHERE = np.zeros((28, 28), np.float32)
 
@@ -37,7 +38,7 @@ def candidate(x: float, *probabilities: float) -> Candidate:
 
 
 def reading(*candidates: Candidate) -> Reading:
-    return Reading(candidates, (), np.zeros(active.FEATURES, np.float32))
+    return Reading(candidates, np.zeros(active.FEATURES, np.float32))
 
 
 def work(images: int, free: list[int], done: list[int], seed: int = 0) -> Work:
@@ -84,17 +85,24 @@ def test_a_damaged_reading_is_noticed(predictor: Predictor, film: Mammogram, tmp
         Reading.load(tmp_path / "none.npz")
 
 
-def test_the_mirror_is_held_where_the_breast_is(predictor: Predictor, film: Mammogram) -> None:
-    """Of a film that is its own mirror image, both readings hold the same boxes, left to right."""
+def test_the_mirror_is_held_where_the_breast_is(film: Mammogram) -> None:
+    """Of a film that is its own mirror image, both readings hold the same boxes, left to right.
+
+    By trained weights: an untrained network's boxes score alike, and in bfloat16 the canvas's last
+    bits decide which of them are kept.
+    """
+    predictor = Predictor.load(STARTER_WEIGHTS, device="cpu")
     left = film.pixels[:, : film.width // 2]
     twins = replace(film, pixels=np.concatenate([left, left[:, ::-1]], axis=1))
     there, back = predictor.read(twins), predictor.read_mirrored(twins)
-    assert len(there.candidates) > 3
-    edge = twins.width
-    for one, other in zip(there.candidates, back.candidates, strict=True):
+    evident = [c for c in there.candidates if c.score > 0.1]
+    assert len(evident) > 1
+    for one in evident:
         x, y, width, height = one.box
-        assert other.box == pytest.approx((edge - x - width, y, width, height), abs=4)
-        assert np.array_equal(one.mask, other.mask[:, ::-1])
+        mirrored = (twins.width - x - width, y, width, height)
+        other = min(back.candidates, key=lambda c: np.abs(np.subtract(c.box, mirrored)).max())
+        assert other.box == pytest.approx(mirrored, abs=1)
+        assert other.mask[:, ::-1] == pytest.approx(one.mask, abs=0.02)
     assert active.disagreement(there, there) == 0
 
 

@@ -126,7 +126,7 @@ def test_the_best_scored_detection_speaks() -> None:
 
 
 def test_image_breast_and_patient() -> None:
-    """The worst finding decides, wherever it lies; what nobody knows is left out."""
+    """The worst image decides; what nobody knows is left out."""
     box = [0.0, 0.0, 100.0, 100.0]
     images = [image(1, "A"), image(2, "A", "R"), image(3, "B"), image(4, "C"), image(5, "D")]
     masses = [
@@ -143,10 +143,10 @@ def test_image_breast_and_patient() -> None:
         prediction(4, box, 0.9, 0.9),
     ]
     classes = judge(images, masses, predictions)["classification"]
-    assert classes["auc_image"] == 0.0  # 0.3 against 0.6 and 0.5
+    assert classes["auc_image"] == 0.0  # 0.27 / 0.91 against 0.54 / 0.91 and 0.1 / 0.28
     assert classes["n"]["auc_image"] == {"malignant": 1, "other": 2}
     assert classes["auc_breast"] == 0.0
-    assert classes["auc_patient"] == 1.0  # A has 0.6, B 0.5
+    assert classes["auc_patient"] == 1.0  # A has 0.59, B 0.36
     assert classes["n"]["auc_patient"] == {"malignant": 1, "other": 1}
     images[2]["laterality"] = None
     classes = judge(images, masses, predictions)["classification"]
@@ -173,14 +173,14 @@ def test_a_breast_of_known_class_is_ranked_without_a_mass() -> None:
     assert (result["masses"], result["ignore_regions"]) == (0, 4)
 
 
-def test_faint_predictions_say_nothing_about_an_image() -> None:
-    """Eight false positives on two images are beyond 3.67 FPI: nobody hears them; seven count."""
+@pytest.mark.parametrize(("score", "auc"), [(0.1, 1), (0.8, 0)])
+def test_a_mass_speaks_for_its_image_as_loudly_as_it_is_evident(score: float, auc: float) -> None:
+    """Eight of malignancy 0.99 beside an evident benign mass."""
     box = [0.0, 0.0, 100.0, 100.0]
-    faint = [prediction(2, [100.0 * i, 500, 50, 50], 0.1, 0.99) for i in range(8)]
-    loud = [prediction(1, box, 0.9, 0.6)]
-    images, masses = [image(1), image(2)], [mass(1, box, True)]
-    assert judge(images, masses, loud + faint)["classification"]["auc_image"] == 1
-    assert judge(images, masses, loud + faint[:7])["classification"]["auc_image"] == 0
+    others = [prediction(2, [100.0 * i, 500, 50, 50], score, 0.99) for i in range(8)]
+    evident = [prediction(1, box, 0.9, 0.6), prediction(2, box, 0.9, 0.2)]
+    result = judge([image(1), image(2)], [mass(1, box, True), mass(2, box)], others + evident)
+    assert result["classification"]["auc_image"] == auc
 
 
 def test_a_class_that_never_occurs_has_no_auc() -> None:

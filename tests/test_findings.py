@@ -197,7 +197,7 @@ MISTAKES = [
     (("findings", 0, "comment"), None),
     (("findings", 0, "birads"), 4),
     (("verdict",), None),
-    (("verdict", "label"), "no finding"),
+    (("verdict", "label"), "suspicious"),
     (("verdict", "malignancy"), None),
     (("verdict", "how"), ""),
     (("image", "spacing_mm"), None),  # but the finding is measured in millimetres

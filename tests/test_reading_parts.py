@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from ftmtl.active import FEATURES, figures_of
+from ftmtl.active import FEATURES, FIGURES_EDITION, figures_of
 from ftmtl.canvas import EDITION
 from ftmtl.evaluation.agreement import agreement
 from ftmtl.evaluation.inputs import parse_predictions, parse_truth
@@ -31,7 +31,7 @@ OLD, NEW, IMAGE = "a" * 64, "b" * 64, "c" * 64
 def reading(score: float = 0.6) -> Reading:
     candidate = Candidate((1.0, 2.0, 30.0, 40.0), np.array([1 - score, score / 2, score / 2]), 0.5,
                           np.full((28, 28), 0.25, np.float32))
-    return Reading((candidate,), (score,), np.eye(1, FEATURES, dtype=np.float32)[0])
+    return Reading((candidate,), np.eye(1, FEATURES, dtype=np.float32)[0])
 
 
 def fill(table: Table, *images: str) -> None:
@@ -113,7 +113,7 @@ def test_a_table_is_kept_and_the_older_serves_until_the_new_is_filled(tmp_path: 
     assert len(table) == 3 and table.knows("y", IMAGE) and not table.knows("y", NEW)
     work, images = table.work(["z", "x", "new"], ["y"])
     assert [images[i] for i in work.free] == ["z", "x"] and [images[i] for i in work.done] == ["y"]
-    assert work.figures[work.free[0]]["malignancy"] == pytest.approx(0.3)
+    assert work.figures[work.free[0]]["malignancy"] == pytest.approx(0.15 / 0.37)
     fill(again.current(NEW, "2"), "x")
     serving = again.serving(NEW, "2")
     assert serving.older and serving.table.version == "1"
@@ -126,7 +126,7 @@ def test_a_table_is_kept_and_the_older_serves_until_the_new_is_filled(tmp_path: 
     fewer.current(NEW, "2")
     fewer.filled()
     assert not fewer.serving(NEW, "2").older
-    (tmp_path / f"{NEW[:16]}-{EDITION}.npz").write_bytes(b"PK damaged")
+    (tmp_path / f"{NEW[:16]}-{EDITION}-{FIGURES_EDITION}.npz").write_bytes(b"PK damaged")
     assert len(Tables(tmp_path).current(NEW, "2")) == 0
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftmtl.veto import Mass, likelier, masses, monotone, paper, predicted, worst
+from ftmtl.veto import Mass, likelier, masses, monotone, of_image, paper, predicted, worst
 
 FAR = [100.0, 100.0, 110.0, 110.0]
 
@@ -78,6 +78,27 @@ def test_nothing_found_is_zero():
     assert masses(rows(FAR), rows([0.4, 0.3, 0.3]), formula=paper, takes_part=predicted) == []
     assert worst([]) == 0.0
     assert worst([0.2, 0.7, 0.1]) == 0.7
+
+
+def test_in_an_image_a_mass_counts_by_how_evident_it_is():
+    assert of_image([], []) == 0.0
+    assert of_image([0.9], [0.5]) == pytest.approx(0.45 / 0.91)
+    # Half as evident as the best, half as loud: 0.45 × 0.9 beside 0.9 × 0.1.
+    assert of_image([0.9, 0.45], [0.1, 0.9]) == pytest.approx(0.405 / 0.91)
+    assert of_image([0.45], [0.9]) == pytest.approx(0.405 / 0.505)
+    # Hardly anything like a mass: as likely as not there is none.
+    assert of_image([0.02], [0.9]) == pytest.approx(0.018 / 0.118)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=6),
+       st.integers(0, 5), st.floats(0, 1))
+def test_an_image_is_no_less_malignant_for_a_more_malignant_mass(found, which, more):
+    scores, malignancies = (list(column) for column in zip(*found, strict=True))
+    before = of_image(scores, malignancies)
+    assert 0 <= before <= max(malignancies)
+    which %= len(found)
+    malignancies[which] = max(malignancies[which], more)
+    assert of_image(scores, malignancies) >= before
 
 
 def test_a_mass_of_which_nobody_knows_the_kind_is_still_a_mass():

@@ -161,10 +161,9 @@ def _draw(steps: Trace, record: ImageRecord, case: Case) -> Figure:
     _draw_findings(panels[3], steps)
     verdict = steps.findings.verdict
     # Findings without a verdict are each likelier background than mass.
-    said = "no likely mass" if verdict.label == "no finding" else \
-        f"{verdict.label}, malignancy {verdict.malignancy:.2f}"
-    figure.suptitle(f"{case.why[0].upper()}{case.why[1:]}. Verdict: {said}", fontsize=12,
-                    color=INK)
+    said = "no likely mass" if verdict.label == "no finding" else verdict.label
+    figure.suptitle(f"{case.why[0].upper()}{case.why[1:]}. Verdict: {said}, "
+                    f"malignancy {verdict.malignancy:.2f}", fontsize=12, color=INK)
     return figure
 
 

@@ -8,9 +8,8 @@ Figures that need *detected* masses take, for each mass, the best scored predict
 (paper, 3.4.2) among those that score at least the threshold of 3.67 FPI (IoU > 0.2, all images).
 In the bootstrap this threshold stays as it is: it is an operating point, not a result.
 
-Images, breasts and patients are ranked by the largest p_m / (p_b + p_m) among the predictions that
-score at least that same threshold, 0 where there is none: the malignant veto's maximum over masses,
-with the operating point in place of its own rule for what is a mass.
+Images are ranked by the rule that a reader is shown (`ftmtl.veto.of_image`), over all predictions;
+breasts and patients by the worst of their images.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from ftmtl.evaluation.inputs import (
 from ftmtl.evaluation.localisation import LOCALISATION_FPI, froc_by_iou
 from ftmtl.evaluation.matching import CRITERIA, MISSED, detected, match
 from ftmtl.evaluation.reliability import Reliability, reliabilities
-from ftmtl.evaluation.roc import Ranking, group_ranking, mass_rankings
+from ftmtl.evaluation.roc import Ranking, group_ranking, image_malignancies, mass_rankings
 
 FPI = (0.3, 0.8, 1.0, 3.67, 5.0)
 DETECTED_FPI = 3.67
@@ -87,8 +86,7 @@ def judge(truth: Truth, predictions: Predictions) -> Judged:
     threshold = threshold_at(frocs["iou>0.2"].curve, DETECTED_FPI)
     speaker, overlap = detected(truth, predictions, threshold, DETECTED_IOU)
 
-    passing = predictions.score >= threshold
-    evidence, image = predictions.malignancy[passing], predictions.image[passing]
+    suspicion = image_malignancies(predictions, truth.images)
     rankings = dict(
         zip(
             ("auc_mass_detected", "auc_mass_all"),
@@ -102,7 +100,7 @@ def judge(truth: Truth, predictions: Predictions) -> Judged:
         if (group < 0).any():
             unranked[f"auc_{unit}"] = f"{int((group < 0).sum())} images have no laterality"
         else:
-            rankings[f"auc_{unit}"] = group_ranking(truth, evidence, image, group, unit)
+            rankings[f"auc_{unit}"] = group_ranking(truth, suspicion, group, unit)
 
     values, drawn, undrawn = mass_dice(truth, predictions, speaker)
     return Judged(

@@ -23,6 +23,7 @@ from ftmtl.evaluation.inputs import (
     Truth,
 )
 from ftmtl.evaluation.matching import MISSED
+from ftmtl.veto import of_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,18 +119,25 @@ def mass_rankings(
     return of(known & seen, "detected mass"), of(known, "mass")
 
 
-def group_ranking(
-    truth: Truth, evidence: FloatArray, image: IntArray, group: IntArray, unit: str
-) -> Ranking:
+def image_malignancies(predictions: Predictions, images: int) -> FloatArray:
+    """[I] the malignancy of each image from its predictions, by the rule of the findings."""
+    malignancy, score = predictions.malignancy, np.zeros(images)
+    order = np.argsort(predictions.image, kind="stable")
+    which, starts = np.unique(predictions.image[order], return_index=True)
+    for image, its in zip(which, np.split(order, starts[1:]), strict=False):
+        score[image] = of_image(predictions.score[its], malignancy[its])
+    return score
+
+
+def group_ranking(truth: Truth, suspicion: FloatArray, group: IntArray, unit: str) -> Ranking:
     """Images, breasts or patients: does one hold something malignant?
 
     `group` [I] numbers the unit that each image belongs to, 0…G-1, each unit of one patient.
-    A unit's score is the largest `evidence` [K] that lies on one of its images, `image` [K] being
-    where; 0 where there is none.
+    A unit's score is the largest `suspicion` [I] of its images.
     """
     groups = int(group.max()) + 1
     score = np.zeros(groups)
-    np.maximum.at(score, group[image], evidence)
+    np.maximum.at(score, group, suspicion)
     place = group[np.concatenate([truth.mass_image, truth.ignore_image])]
     kind = np.concatenate([truth.mass_class, truth.ignore_class])
     malignant = np.zeros(groups, dtype=bool)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmtl.active import FEATURES, FIGURES, Figures, Work
+from ftmtl.active import FEATURES, FIGURES, FIGURES_EDITION, Figures, Work
 from ftmtl.atomic import atomic_write
 from ftmtl.canvas import EDITION
 from ftmtl.core_set import CoreSet
@@ -183,7 +183,8 @@ class Tables:
         return sorted(self._folder.glob("[!.]*.npz"), key=lambda file: file.stat().st_mtime_ns)
 
     def _file(self, model: str) -> Path:
-        return self._folder / f"{model[:16]}-{EDITION}.npz"  # a new canvas begins a new table
+        # A new canvas begins a new table, and so do figures that mean something new.
+        return self._folder / f"{model[:16]}-{EDITION}-{FIGURES_EDITION}.npz"
 
     def _load(self, file: Path) -> Table | None:
         try:

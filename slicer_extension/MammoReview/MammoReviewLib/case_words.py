@@ -61,10 +61,10 @@ def verdict_line(verdict: Verdict, document: Findings, standing: int) -> str:
         # Boxes may be shown without a verdict on them: each is likelier background than mass.
         said = _("no likely mass") if standing else _("no finding")
     else:
+        said = label_word(verdict.label)
+    if verdict.label != "no finding" or verdict.malignancy > 0:  # by a person, none is none
         percent = f"{100 * verdict.malignancy:.0f}"
-        said = _("{label}, {malignancy} of 100").format(
-            label=label_word(verdict.label), malignancy=percent
-        )
+        said = _("{label}, {malignancy} of 100").format(label=said, malignancy=percent)
     return f"{where} · {said}" if where else said[:1].upper() + said[1:]
 
 

@@ -86,7 +86,10 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of the whole image; `how` names the rule."""
+    """What is said of the whole image; `how` names the rule.
+
+    A model's "no finding" has a malignancy too: it ranks the image among others.
+    """
 
     malignancy: float
     label: str  # malignant | benign | no finding
@@ -219,8 +222,6 @@ def _read_verdict(value: Any) -> Verdict:
     _need(_is_number(fields["malignancy"], 0, 1), "verdict", "malignancy")
     _need(fields["label"] in ("malignant", "benign", "no finding"), "verdict", "label")
     _need(isinstance(fields["how"], str) and fields["how"] != "", "verdict", "how")
-    if fields["label"] == "no finding":
-        _need(fields["malignancy"] == 0, "verdict", "malignancy")
     return Verdict(float(fields["malignancy"]), fields["label"], fields["how"])
 
 
