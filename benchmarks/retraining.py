@@ -41,8 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=STARTER_WEIGHTS)
     parser.add_argument("--stages", nargs="+", default=("heads", "together"), choices=STAGES)
-    parser.add_argument("--learning-rate", type=float,
-                        default=TrainingRequest().learning_rate, help="the server's by default")
+    parser.add_argument("--learning-rate", type=float, help="by default the server's")
     options = parser.parse_args()
     learned = read_coco(options.data, options.images)
     begun = load_weights(options.weights).preset

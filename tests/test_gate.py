@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from training_set import HEIGHT, TINY, WIDTH, film
 
+from ftmtl.config import RECOMMENDED
 from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import Annotation, ImageRecord
 from ftmtl.evaluation.inputs import parse_truth
@@ -17,6 +18,7 @@ from ftmtl.network.model import FTMTLNet, build
 from ftmtl.predict import Predictor
 from ftmtl.predict_files import predict_records
 from ftmtl.training.loop import Progress
+from ftmtl.training.stages import learning_rate
 from ftmtl.weights_file import load_weights, save_weights
 from monailabel_app.lib.gate import verdict
 from monailabel_app.lib.models import ModelRegistry, Overtaken, RefusedVersion
@@ -100,6 +102,31 @@ def test_few_masses_judge_nobody() -> None:
     said = judged(9, set(range(9)), set())
     assert (said.word, said.champion, said.candidate) == ("not judged", 1.0, 0.0)
     assert not said.passes
+
+
+# What a training is asked for -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "images", "optimizer", "rates"),
+    [
+        ({}, 49, ["adamw"], [0.0003]),
+        ({"learning_rate": "auto", "stages": ["auto"]}, 50, ["sgd"], [0.001]),
+        ({"stages": ["proposals", "heads"]}, 10, ["sgd", "adamw"], [0.001, 0.0003]),
+        ({"stages": "heads", "learning_rate": 0.002}, 100, ["adamw"], [0.002]),
+    ],
+)
+def test_a_stage_learns_at_its_own_rate_unless_one_is_asked_for(
+    settings: dict[str, Any], images: int, optimizer: list[str], rates: list[float]
+) -> None:
+    asked = TrainingRequest.of(settings, device="cpu")
+    training = asked.preset(RECOMMENDED, images).training
+    assert [stage.optimizer for stage in training.stages] == optimizer
+    steps = training.stages[0].epochs * (training.steps_per_epoch or 0)
+    for stage, rate in zip(training.stages, rates, strict=True):
+        assert stage.epochs == 5
+        highest = max(learning_rate(training, stage, step, steps) for step in range(steps))
+        assert highest == pytest.approx(rate, rel=0.05)
 
 
 # What a training does with it ------------------------------------------------------------------

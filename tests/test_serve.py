@@ -138,6 +138,7 @@ def test_what_is_not_there(server: Server, method: str, path: str, status: int) 
         {"max_epochs": 0},
         {"steps": "many"},
         {"learning_rate": True},
+        {"learning_rate": "fast"},
         {"stages": ["everything"]},
         {"publish": "now"},
         {"device": "tpu"},

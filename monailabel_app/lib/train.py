@@ -55,7 +55,7 @@ class LearnFromLabels(TrainTask):  # type: ignore[misc]
         # A list is a choice, in MONAI Label's clients; the first is the default.
         return {
             "max_epochs": defaults.max_epochs,
-            "learning_rate": defaults.learning_rate,
+            "learning_rate": "auto",
             "stages": ["auto", *STAGES],
             "publish": list(PUBLISH),
         }

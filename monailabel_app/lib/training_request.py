@@ -12,15 +12,18 @@ from ftmtl.config import Preset, Stage
 from .question import check_device
 
 STAGES = {
-    "proposals": Stage(name="proposals", trains=("rpn",), minimises=("proposal",), epochs=1),
+    "proposals": Stage(name="proposals", trains=("rpn",), minimises=("proposal",), epochs=1,
+                       learning_rate=0.001),
     # By Adam, as the shipped heads were made: SGD at a rate that moves one layer upsets another.
+    # At 0.001 what they knew of real films suffers (docs/experiments/retraining.md).
     "heads": Stage(name="heads", trains=("heads",), minimises=("unified",), epochs=1,
-                   optimizer="adamw", refined_rois=True),
+                   optimizer="adamw", learning_rate=3e-4, refined_rois=True),
     "together": Stage(
         name="together",
         trains=("backbone", "rpn", "heads"),
         minimises=("proposal", "unified"),
         epochs=1,
+        learning_rate=0.001,
     ),
 }
 FEW_IMAGES = 50  # with fewer, only the heads learn: the rest would forget more than it gains
@@ -35,7 +38,7 @@ class TrainingRequest:
 
     max_epochs: int = 5  # of each stage
     steps: int | None = None  # an epoch; None: each labelled image about once
-    learning_rate: float = 0.001
+    learning_rate: float | None = None  # None: each stage's own
     max_minutes: float | None = None
     stages: tuple[str, ...] = ()  # empty: heads alone where there are few images
     publish: str = "gate"
@@ -51,6 +54,8 @@ class TrainingRequest:
                 f"Unknown settings: {', '.join(sorted(unknown))}. "
                 f"Settings: {', '.join(cls.__dataclass_fields__)}",
             )
+        if asked.get("learning_rate") == "auto":
+            del asked["learning_rate"]
         for name, whole, least, most in (
             ("max_epochs", True, 1, 1000),
             ("steps", True, 1, 100_000),
@@ -77,6 +82,10 @@ class TrainingRequest:
         asked["device"] = check_device(asked.get("device") or device)
         return cls(**asked)
 
+    def _stage(self, name: str) -> Stage:
+        rate = self.learning_rate or STAGES[name].learning_rate
+        return replace(STAGES[name], epochs=self.max_epochs, learning_rate=rate)
+
     def preset(self, preset: Preset, images: int) -> Preset:
         """The recipe of the weights that training begins from, for this request."""
         names = self.stages or (("heads",) if images < FEW_IMAGES else ("together",))
@@ -86,9 +95,8 @@ class TrainingRequest:
             preset,
             training=replace(
                 preset.training,
-                stages=tuple(replace(STAGES[name], epochs=self.max_epochs) for name in names),
+                stages=tuple(self._stage(name) for name in names),
                 steps_per_epoch=steps,
-                learning_rate=self.learning_rate,
                 warmup_steps=min(preset.training.warmup_steps, steps * self.max_epochs // 10),
             ),
         )
