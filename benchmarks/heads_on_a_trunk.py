@@ -26,6 +26,7 @@ from tqdm import tqdm
 from ftmtl.atomic import atomic_write
 from ftmtl.config import Preset, Stage, TrainingConfig, preset_of
 from ftmtl.datasets.coco import read_coco
+from ftmtl.device import autocast
 from ftmtl.network.feature_transfer import unblock
 from ftmtl.network.losses import MASK_LOSSES, box_loss, class_loss
 from ftmtl.network.model import FTMTLNet, build, extents_of
@@ -126,6 +127,7 @@ def main() -> None:
     preset = replace(given.preset, training=training, network=replace(
         given.preset.network, boxes_from="places", hidden_init_std=0.05))
     torch.manual_seed(options.seed)
+    cpu = torch.device("cpu")
     trunk = build(preset.network).eval()
     whole = given.network()
     trunk.backbone = whole.backbone.requires_grad_(False)
@@ -163,20 +165,23 @@ def main() -> None:
         samples, batch_sampler=batches[first:], collate_fn=list)  # type: ignore[arg-type]
     with tqdm(loader, initial=first, total=len(batches), unit=" steps", mininterval=30) as bar:
         for step, batch in enumerate(bar, start=first):
-            targets, theta1 = rois(trunk, batch, preset)
             rate = learning_rate(training, stage, step, len(batches))
-            deltas = trunk.detection(theta1).split([len(t.boxes) for t in targets])
-            learners["boxes"].step({"box": mean_cost([
-                box_loss(d, t.deltas, t.classes > 0) for d, t in zip(deltas, targets, strict=True)
-            ])}, rate)
+            with autocast(cpu):
+                targets, theta1 = rois(trunk, batch, preset)
+                deltas = trunk.detection(theta1).split([len(t.boxes) for t in targets])
+                costs = {"box": mean_cost([
+                    box_loss(d, t.deltas, t.classes > 0)
+                    for d, t in zip(deltas, targets, strict=True)])}
+            learners["boxes"].step(costs, rate)
             for model in options.models:
                 learner = learners[model]
-                learner.step(
-                    classifier_costs(learner.network, theta1, targets, presets[model]), rate)
+                with autocast(cpu):
+                    costs = classifier_costs(learner.network, theta1, targets, presets[model])
+                learner.step(costs, rate)
             if step % 20 == 19 or step + 1 == len(batches):
-                costs = {f"{name} {cost}": round(value, 3) for name, learner in learners.items()
-                         for cost, value in learner.costs.items()}
-                tqdm.write(f"{step + 1} {costs}")
+                smooth = {f"{name} {cost}": round(value, 3) for name, learner in learners.items()
+                          for cost, value in learner.costs.items()}
+                tqdm.write(f"{step + 1} {smooth}")
                 with atomic_write(checkpoint) as stream:
                     torch.save({"step": step + 1} | {
                         name: {"network": learner.network.state_dict(), "costs": learner.costs,
