@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from ftmtl.json_fields import Fields, InvalidFindings, check_choice, check_range
 from ftmtl.rle import Rle, box_of, check_runs, decode_rle, encode_rle
+from ftmtl.veto import of_image
 
 __all__ = [
     "Finding",
@@ -201,27 +202,26 @@ class Verdict:
 
     @classmethod
     def of(cls, findings: Iterable[Finding], *, how: str) -> Verdict:
-        """The worst of the findings that were not rejected (maximum, as paper 2.3 for a case).
+        """Of the findings that were not rejected, by the rule of an image (`veto.of_image`).
 
-        A person's finding counts by its label, 1 or 0; a proposal by its malignancy. "No
-        finding", with malignancy 0, means that there is none: no mass came above the threshold,
-        or none was left.
+        A person's finding is a mass for certain, of malignancy 1 or 0 by its label: one that is
+        malignant makes the image so. "No finding", with malignancy 0, means that there is none: no
+        mass came above the threshold, or none was left.
         """
         standing = [finding for finding in findings if finding.status != "rejected"]
         if not standing:
             return cls(malignancy=0.0, label="no finding", how=how)
-        any_malignant = any(finding.label == "malignant" for finding in standing)
+        malignancy = of_image(*zip(*map(_said, standing), strict=True))
         return cls(
-            malignancy=max(_malignancy(finding) for finding in standing),
-            label="malignant" if any_malignant else "benign",
-            how=how,
+            malignancy=malignancy, label="malignant" if malignancy > 0.5 else "benign", how=how
         )
 
 
-def _malignancy(finding: Finding) -> float:
-    if finding.malignancy is None or finding.status in KEPT:
-        return 1.0 if finding.label == "malignant" else 0.0
-    return float(finding.malignancy)
+def _said(finding: Finding) -> tuple[float, float]:
+    """How evident a mass is, and how malignant."""
+    if finding.malignancy is None or finding.scores is None or finding.status in KEPT:
+        return 1.0, 1.0 if finding.label == "malignant" else 0.0
+    return 1.0 - finding.scores["background"], float(finding.malignancy)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,8 @@ from ftmtl.measure import measure_mask
 __all__ = ["UnreadableLabel", "read_label_file", "write_label_file"]
 
 DOCUMENT = "ftmtl_findings"
-HOW = "maximum over findings; a person's label counts 0 or 1"
+HOW = "largest p(malignant) / (0.1 + 0.9 x largest p(mass)); a person's finding is a mass for " \
+    "certain, malignant 1 or 0"
 
 
 # --- writing --------------------------------------------------------------------------------

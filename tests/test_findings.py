@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -261,10 +262,16 @@ def test_kept_and_verdict_follow_the_status():
     ]
     findings = Findings.from_json(value)
     assert [finding.id for finding in findings.kept()] == ["Segment_2", "accepted", "edited"]
-    # A proposal counts by its malignancy, a person's finding by its label, a rejected one not.
+    # A person's finding is a mass for certain, by its label; a proposal counts by how evident it is
+    # beside it (0.9 × 0.75); a rejected one not.
     one, person, *_ = findings.findings
     rejected = findings.findings[-1]
-    assert Verdict.of([one, person], how="x").malignancy == 0.75
+    assert Verdict.of([one, person], how="x").malignancy == pytest.approx(0.675)
     assert Verdict.of([one, person], how="x").label == "malignant"
+    assert Verdict.of([one], how="x").malignancy == pytest.approx(0.675 / 0.91)
+    scores = {"background": 0.8, "benign": 0.0, "malignant": 0.2}
+    faint = replace(one, scores=scores, malignancy=1.0)
+    assert Verdict.of([faint, person], how="x").label == "benign"
+    assert Verdict.of([faint, replace(person, label="malignant")], how="x").malignancy == 1
     assert Verdict.of([person], how="x") == Verdict(malignancy=0.0, label="benign", how="x")
     assert Verdict.of([rejected], how="x") == Verdict(malignancy=0.0, label="no finding", how="x")

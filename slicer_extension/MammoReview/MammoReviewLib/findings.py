@@ -25,7 +25,11 @@ MASK_SOURCES = ("annotated", "model", "fitted", "none")
 SOURCES = ("model", "annotator")
 STATUSES = ("proposed", "accepted", "edited", "added", "rejected")
 KEPT = frozenset({"accepted", "edited", "added"})  # a person stands by these
-EDITED_RULE = "maximum over findings; a person's label counts 0 or 1"
+HARDLY_A_MASS = 0.1  # as the server's `ftmtl.veto`
+EDITED_RULE = (
+    "largest p(malignant) / (0.1 + 0.9 x largest p(mass)); a person's finding is a mass for "
+    "certain, malignant 1 or 0"
+)
 OUTSIDE = 0.01  # pixels by which a box may stick out of its image: rounding
 
 LARGEST_SIDE = 65535
@@ -124,17 +128,18 @@ class Findings:
 
 
 def verdict_of(findings: Iterable[Finding], how: str = EDITED_RULE) -> Verdict:
-    """The worst of the findings that stand.
+    """Of the findings that stand: each counts by how evident it is beside the most evident one.
 
-    A finding that a person stands by counts by its class, 1 or 0; a proposal by its malignancy.
+    A finding that a person stands by is a mass for certain, of malignancy 1 or 0 by its class.
     The server takes its verdict from edited label files in the same way.
     """
     standing = [finding for finding in findings if finding.stands]
     if not standing:
         return Verdict(0.0, "no finding", how)
-    malignant = any(finding.label == "malignant" for finding in standing)
-    worst = max(_malignancy(finding) for finding in standing)
-    return Verdict(worst, "malignant" if malignant else "benign", how)
+    said = [_said(finding) for finding in standing]
+    evident = HARDLY_A_MASS + (1 - HARDLY_A_MASS) * max(mass for mass, _ in said)
+    malignancy = max(mass * malignancy for mass, malignancy in said) / evident
+    return Verdict(malignancy, "malignant" if malignancy > 0.5 else "benign", how)
 
 
 def with_mask(finding: Finding, mask: Mask | None, source: str, image: ImageInfo) -> Finding:
@@ -154,10 +159,11 @@ def with_mask(finding: Finding, mask: Mask | None, source: str, image: ImageInfo
     )
 
 
-def _malignancy(finding: Finding) -> float:
-    if finding.malignancy is None or finding.status in KEPT:
-        return 1.0 if finding.label == "malignant" else 0.0
-    return finding.malignancy
+def _said(finding: Finding) -> tuple[float, float]:
+    """How evident a mass is, and how malignant."""
+    if finding.malignancy is None or finding.scores is None or finding.status in KEPT:
+        return 1.0, 1.0 if finding.label == "malignant" else 0.0
+    return 1.0 - finding.scores["background"], finding.malignancy
 
 
 # --- reading a document ---------------------------------------------------------------------
