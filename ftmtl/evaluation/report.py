@@ -32,6 +32,7 @@ from ftmtl.evaluation.plots import (
     roc_plot,
     worded,
 )
+from ftmtl.veto import HARDLY_A_MASS
 
 AUC_NAMES = {
     "auc_mass_detected": "AUC by mass, detected masses alone",
@@ -183,8 +184,9 @@ is a false positive.</p>
 {table(["figure", "value", "n", ""], _figure_rows(result["classification"], AUC_NAMES))}
 <p class="quiet">Detected: the best scored prediction with IoU &gt; {iou:g} that scores at least
 {threshold:.4f}, the threshold of {DETECTED_FPI:g} false positives an image. A prediction's
-malignancy is p(malignant) / (p(benign) + p(malignant)); an image, breast or patient has the largest
-of its predictions that pass the same threshold, and 0 where none does.</p>
+malignancy is p(malignant) / (p(benign) + p(malignant)). An image's is its largest p(malignant) /
+({HARDLY_A_MASS:g} + {1 - HARDLY_A_MASS:g} × its largest p(mass)), over all predictions; a breast's
+or patient's is that of her worst image.</p>
 <h2>Segmentation and box quality</h2>
 <div class="half">{picture("localisation.png", "TPR against the IoU that counts as found")}</div>
 {table(["figure", "value", "n", ""], _figure_rows(result["segmentation"], DICE_NAMES))}
