@@ -98,10 +98,11 @@ def _draw_words(pen: ImageDraw.ImageDraw, findings: Findings, size: tuple[int, i
     if verdict.label == "no finding":
         # Boxes may be shown without a verdict on them: each is likelier background than mass.
         text, colour = ("No likely mass" if findings.findings else "No finding"), INK
+        if verdict.malignancy > 0:  # the model's; where a person left nothing there is none
+            text += f" (malignancy {100 * verdict.malignancy:.0f} / 100)"
     else:
-        text, colour = verdict.label.capitalize(), COLOURS[verdict.label]
-    if verdict.label != "no finding" or verdict.malignancy > 0:  # by a person, none is none
-        text += f" {100 * verdict.malignancy:.0f} / 100"
+        text = f"{verdict.label.capitalize()} {100 * verdict.malignancy:.0f} / 100"
+        colour = COLOURS[verdict.label]
     pen.text((16, 12), text, fill=colour, font=_font(34))
     pen.text((size[0] - 16, 18), name, fill=QUIET, font=_font(26), anchor="ra")
     model = findings.model

@@ -57,14 +57,18 @@ def verdict_line(verdict: Verdict, document: Findings, standing: int) -> str:
     """The image's verdict as one line."""
     image = document.image
     where = " ".join(part for part in (image.laterality, image.view) if part)
+    percent = f"{100 * verdict.malignancy:.0f}"
     if verdict.label == "no finding":
         # Boxes may be shown without a verdict on them: each is likelier background than mass.
         said = _("no likely mass") if standing else _("no finding")
+        if verdict.malignancy > 0:  # the model's; where a person left nothing there is none
+            said = _("{said} (malignancy {malignancy} of 100)").format(
+                said=said, malignancy=percent
+            )
     else:
-        said = label_word(verdict.label)
-    if verdict.label != "no finding" or verdict.malignancy > 0:  # by a person, none is none
-        percent = f"{100 * verdict.malignancy:.0f}"
-        said = _("{label}, {malignancy} of 100").format(label=said, malignancy=percent)
+        said = _("{label}, {malignancy} of 100").format(
+            label=label_word(verdict.label), malignancy=percent
+        )
     return f"{where} · {said}" if where else said[:1].upper() + said[1:]
 
 
