@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from MammoReviewLib.case import Case
+from MammoReviewLib.case_words import verdict_line
 from MammoReviewLib.findings import EDITED_RULE, Finding, Findings, ImageInfo, Verdict, with_mask
 
 from ftmtl import findings as server
@@ -66,6 +67,20 @@ def test_what_is_shown_and_what_the_verdict_is(case):
     assert case.verdict == Verdict(0.0, "benign", EDITED_RULE), "a person called it benign"
     assert [f.id for f in case.label.findings] == ["F1", "F2"], "nobody was shown F3"
     assert server.Findings.from_json(case.label.to_json()).verdict.malignancy == 0
+
+
+@pytest.mark.parametrize(
+    ("label", "malignancy", "standing", "line"),
+    [
+        ("malignant", 0.62, 1, "malignant, 62 of 100"),
+        ("no finding", 0.46, 2, "no likely mass (46 of 100)"),
+        ("no finding", 0.09, 0, "no finding (9 of 100)"),
+        ("no finding", 0.0, 0, "no finding"),
+    ],
+)
+def test_the_verdict_as_one_line(case, label, malignancy, standing, line):
+    said = verdict_line(Verdict(malignancy, label, "x"), case.document, standing)
+    assert said.lower().endswith(line)
 
 
 def test_accept_reject_and_change_of_class(case):

@@ -62,9 +62,7 @@ def verdict_line(verdict: Verdict, document: Findings, standing: int) -> str:
         # Boxes may be shown without a verdict on them: each is likelier background than mass.
         said = _("no likely mass") if standing else _("no finding")
         if verdict.malignancy > 0:  # the model's; where a person left nothing there is none
-            said = _("{said} (malignancy {malignancy} of 100)").format(
-                said=said, malignancy=percent
-            )
+            said = _("{said} ({malignancy} of 100)").format(said=said, malignancy=percent)
     else:
         said = _("{label}, {malignancy} of 100").format(
             label=label_word(verdict.label), malignancy=percent
