@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import torch
 
@@ -35,7 +36,12 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware."""
+    """Whether the device multiplies bfloat16 in hardware, and nobody set `FTMTL_FLOAT32`.
+
+    With it set to anything, all machines compute alike, to rounding, and some of them slower.
+    """
+    if os.environ.get("FTMTL_FLOAT32"):
+        return False
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -30,7 +30,7 @@ from ftmtl.weights_file import STARTER_WEIGHTS, load_weights, save_weights
 
 HEIGHT, WIDTH = 128, 96
 BREAST = 80  # columns of the canvas that hold image; the rest is padding
-SEED = 1
+SEED = 3  # far from every threshold with AVX2 and with AVX-512, whose sums round otherwise
 
 STAR = 2
 # x, y, radius and class (1 smooth disc, 2 star) of the masses of each canvas; the last has none.
