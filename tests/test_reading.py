@@ -167,7 +167,9 @@ def test_the_table_fills_in_idle_time_and_every_strategy_explains_itself(server:
               "first": "first image"}
 
     def disagreement_is_known() -> bool:
-        return "not known" not in following(server, "disagreement", "cat")["reason"]
+        # For both: what cat holds is not free for ann, so that two images must be known.
+        return all("not known" not in following(server, "disagreement", name)["reason"]
+                   for name in ("cat", "ann"))
 
     wait_for(server, disagreement_is_known)
     verdicts = listed(server)
