@@ -28,7 +28,7 @@ from ftmtl.evaluation.inputs import (
     parse_predictions,
     parse_truth,
 )
-from ftmtl.evaluation.matching import CRITERIA, match
+from ftmtl.evaluation.matching import CRITERIA, iou, match
 from ftmtl.evaluation.roc import Ranking, group_ranking
 from ftmtl.veto import of_image
 
@@ -50,16 +50,6 @@ RULES: dict[str, Rule] = {
 def worst(values: FloatArray) -> float:
     """The largest, 0 where there is none."""
     return float(values.max(initial=0))
-
-
-def touching(boxes: FloatArray, masses: FloatArray) -> BoolArray:
-    """[N] which boxes [N, 4] share more than `TOUCHES` (IoU) with one of the masses [M, 4]."""
-    corners = [np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], axis=1) for b in (boxes, masses)]
-    one, other = corners[0][:, None], corners[1][None]
-    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
-    shared = sides.clip(0).prod(axis=2)
-    areas = boxes[:, 2:].prod(axis=1)[:, None] + masses[:, 2:].prod(axis=1)[None]
-    return np.asarray((shared / (areas - shared) > TOUCHES).any(axis=1))
 
 
 def said_of_images(rule: Rule, said: Predictions, kept: BoolArray, images: int, least: float
@@ -99,7 +89,8 @@ def main() -> None:
     elsewhere = np.ones(len(said.score), dtype=bool)
     for image in range(truth.images):
         its = np.flatnonzero(said.image == image)
-        elsewhere[its] = ~touching(said.box[its], truth.mass_box[truth.mass_image == image])
+        overlap = iou(said.box[its], truth.mass_box[truth.mass_image == image])
+        elsewhere[its] = ~(overlap > TOUCHES).any(axis=1)
     units = {"image": np.arange(truth.images), "breast": truth.breast, "patient": truth.patient}
     weights = patient_weights(truth.patients, REPLICATES, 0)
 

@@ -53,12 +53,12 @@ from ftmtl.label_segments import (
     segmentation_header,
 )
 from ftmtl.measure import measure_mask
+from ftmtl.veto import IMAGE_RULE
 
 __all__ = ["UnreadableLabel", "read_label_file", "write_label_file"]
 
 DOCUMENT = "ftmtl_findings"
-HOW = "largest p(malignant) / (0.1 + 0.9 x largest p(mass)); a person's finding is a mass for " \
-    "certain, malignant 1 or 0"
+HOW = f"{IMAGE_RULE}; a person's finding is a mass for certain, malignant 1 or 0"
 
 
 # --- writing --------------------------------------------------------------------------------

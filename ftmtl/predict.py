@@ -32,15 +32,14 @@ from ftmtl.network.inference import InferenceNet
 from ftmtl.network.model import Detections, FTMTLNet
 from ftmtl.probabilities import Calibration
 from ftmtl.reading import Candidate, Reading, malignancy_of
-from ftmtl.veto import HARDLY_A_MASS, gather, likelier, monotone
+from ftmtl.veto import IMAGE_RULE, gather, likelier, monotone
 from ftmtl.weights_file import Weights, load_weights
 
 SCORE_FLOOR = 0.001  # what lies under it is never a candidate, also not for a FROC curve
 LEAST_SIDE = 1.0  # of a candidate, canvas pixels
 MASS_IOU = 0.2  # boxes that overlap more are one mass (paper 2.3)
 THRESHOLD_WITHOUT_HELD_OUT_FIGURES = 0.5
-VERDICT_RULE = f"malignant-veto by evidence: largest p(malignant) / ({HARDLY_A_MASS:g} + " \
-    f"{1 - HARDLY_A_MASS:g} x largest p(mass))"
+VERDICT_RULE = f"malignant-veto by evidence: {IMAGE_RULE}"
 
 
 class InvalidBoxes(ValueError):

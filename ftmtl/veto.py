@@ -29,6 +29,7 @@ TakesPart = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
 BACKGROUND, BENIGN, MALIGNANT = 0, 1, 2
 HARDLY_A_MASS = 0.1
+IMAGE_RULE = f"largest p(malignant) / ({HARDLY_A_MASS:g} + {1 - HARDLY_A_MASS:g} x largest p(mass))"
 
 
 @dataclass(frozen=True)

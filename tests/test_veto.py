@@ -86,7 +86,7 @@ def test_in_an_image_a_mass_counts_by_how_evident_it_is():
     # Half as evident as the best, half as loud: 0.45 × 0.9 beside 0.9 × 0.1.
     assert of_image([0.9, 0.45], [0.1, 0.9]) == pytest.approx(0.405 / 0.91)
     assert of_image([0.45], [0.9]) == pytest.approx(0.405 / 0.505)
-    # Hardly anything like a mass: as likely as not there is none.
+    # Hardly anything like a mass: little is left of its 0.9.
     assert of_image([0.02], [0.9]) == pytest.approx(0.018 / 0.118)
 
 
