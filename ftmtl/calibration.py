@@ -25,7 +25,13 @@ from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import ImageRecord
 from ftmtl.device import pick_device
 from ftmtl.evaluation import operating_points
-from ftmtl.evaluation.inputs import UNKNOWN_CLASS, parse_predictions, parse_truth
+from ftmtl.evaluation.inputs import (
+    UNKNOWN_CLASS,
+    InvalidPredictions,
+    load_json,
+    parse_predictions,
+    parse_truth,
+)
 from ftmtl.evaluation.matching import CRITERIA, IGNORED, match
 from ftmtl.predict import Predictor
 from ftmtl.predict_files import predict_records
@@ -42,20 +48,30 @@ def calibrate(
     records: Sequence[ImageRecord],
     out: Path,
     *,
+    predictions: Path | None = None,
     device: str = "auto",
     on_file: Callable[[int, int, Path], None] = lambda done, total, path: None,
 ) -> dict[str, Any]:
     """Write `weights` with `calibration` and `operating_points` from held-out records.
 
-    Returns what was added. Raises NotCalibratable, UnusableWeights.
+    Weights that learned from all there was have no held-out records. What the same recipe said of
+    records while they were held out stands in: `predictions`, COCO results of uncalibrated weights.
+
+    Returns what was added. Raises NotCalibratable, InvalidPredictions, UnusableWeights.
     """
     read = load_weights(weights)
     network = read.network()
     raw = {k: v for k, v in read.metadata.items() if k != "calibration"}
-    plain = replace(read, metadata=raw)
-    predictor = Predictor(network, plain, version="uncalibrated", device=pick_device(device))
-    results, _ = predict_records(predictor, records, on_file=on_file)
+    if predictions is not None:
+        results, _ = load_json(predictions, InvalidPredictions, "predictions")
+        parse_predictions(results, parse_truth(to_coco(records)), str(predictions))
+    else:
+        plain = replace(read, metadata=raw)
+        predictor = Predictor(network, plain, version="uncalibrated", device=pick_device(device))
+        results, _ = predict_records(predictor, records, on_file=on_file)
     added = measure(records, results)
+    if predictions is not None:
+        added["calibrated_on"] += ", predicted by weights of the same recipe that never saw them"
     save_weights(out, network, preset=read.preset, metadata={**raw, **added})
     return added
 

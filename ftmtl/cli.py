@@ -147,6 +147,10 @@ def _parser() -> argparse.ArgumentParser:
         "calibrate", help="put held-out operating points and calibration into weights")
     calibrate.add_argument("--weights", type=Path, required=True)
     _data_options(calibrate)
+    calibrate.add_argument("--predictions", type=Path, metavar="FILE",
+                           help="what uncalibrated weights of the same recipe, crossval's for "
+                                "one, said of the data set while it was held out; without it "
+                                "WEIGHTS predict it themselves")
     calibrate.add_argument("--out", type=Path, required=True, help="the weights to write")
     calibrate.add_argument("--device", default="auto")
     calibrate.set_defaults(command=_calibrate)
@@ -342,7 +346,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 
     with _ProgressBar() as bar:
         card = calibrate(options.weights, _records(options), options.out, device=options.device,
-                         on_file=bar.files)
+                         predictions=options.predictions, on_file=bar.files)
     print(json.dumps(card, indent=1))
     return 0
 

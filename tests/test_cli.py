@@ -106,6 +106,18 @@ def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
     assert predictor.calibration != Calibration()
     assert predictor.default_threshold == predictor.metadata["operating_points"]["1"]
 
+    # Told what they would have said themselves, weights come out the same; the films, which they
+    # cannot have read, are black.
+    for number in (1, 2, 3, 4):
+        Image.fromarray(np.zeros((300, 200), np.uint8)).save(tmp_path / f"{number}.png")
+    told = tmp_path / "told.safetensors"
+    assert main(["calibrate", "--weights", str(untrained), "--data", str(truth),
+                 "--predictions", str(predictions), "--out", str(told)]) == 0
+    again = Predictor.load(told, device="cpu")
+    assert again.calibration == predictor.calibration
+    assert again.default_threshold == predictor.default_threshold
+    assert again.metadata["calibrated_on"].startswith(predictor.metadata["calibrated_on"] + ", ")
+
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["predict", "x", "--out", "y", "--weights", "nowhere.safetensors"], "nowhere.safetensors"),

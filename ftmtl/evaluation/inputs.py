@@ -9,9 +9,11 @@ Every overlap is a ratio of areas, so films that were stretched need no correcti
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,6 +98,21 @@ class Predictions:
         benign, malignant = self.probabilities[:, 1], self.probabilities[:, 2]
         mass = benign + malignant
         return np.divide(malignant, mass, out=np.zeros_like(mass), where=mass > 0)
+
+
+def load_json(source: Any, error: type[ValueError], fallback: str) -> tuple[Any, str]:
+    """(content, name): a path is read as JSON, anything else is taken as it is, named `fallback`.
+
+    Raises `error`, naming the file.
+    """
+    if not isinstance(source, str | Path):
+        return source, fallback
+    try:
+        return json.loads(Path(source).read_text(encoding="utf-8")), str(source)
+    except OSError as reason:
+        raise error(f"{source}: cannot be read: {reason.strerror}") from reason
+    except ValueError as reason:
+        raise error(f"{source}: is not JSON: {reason}") from reason
 
 
 def _finite(value: Any) -> bool:

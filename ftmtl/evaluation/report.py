@@ -21,6 +21,7 @@ from ftmtl.evaluation.evaluate import DETECTED_FPI, judge, replicates_for, summa
 from ftmtl.evaluation.inputs import (
     InvalidPredictions,
     InvalidTruth,
+    load_json,
     parse_predictions,
     parse_truth,
 )
@@ -238,18 +239,6 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _load(source: Any, error: type[ValueError], fallback: str) -> tuple[Any, str]:
-    """(content, name): a path is read as JSON, anything else is taken as it is."""
-    if not isinstance(source, str | Path):
-        return source, fallback
-    try:
-        return json.loads(Path(source).read_text(encoding="utf-8")), str(source)
-    except OSError as reason:
-        raise error(f"{source}: cannot be read: {reason.strerror}") from reason
-    except ValueError as reason:
-        raise error(f"{source}: is not JSON: {reason}") from reason
-
-
 def write_report(
     folder: str | Path,
     truth: str | Path | Mapping[str, Any],
@@ -267,8 +256,8 @@ def write_report(
     besides. Nothing is written when they are refused; each file appears whole or not at all.
     Raises InvalidTruth, InvalidPredictions.
     """
-    coco, truth_name = _load(truth, InvalidTruth, "truth")
-    results, predictions_name = _load(predictions, InvalidPredictions, "predictions")
+    coco, truth_name = load_json(truth, InvalidTruth, "truth")
+    results, predictions_name = load_json(predictions, InvalidPredictions, "predictions")
     told = parse_truth(coco, truth_name)
     judged = judge(told, parse_predictions(results, told, predictions_name))
     weights = replicates_for(told, bootstraps, seed)
@@ -279,7 +268,7 @@ def write_report(
     folds = judge_by_fold(coco, results) if told.fold is not None else []
     result["folds"] = over_folds(folds) if folds else {}
     if against is not None:
-        others, other_name = _load(against, InvalidPredictions, "the other")
+        others, other_name = load_json(against, InvalidPredictions, "the other")
         other = judge(told, parse_predictions(others, told, other_name))
         other_folds = judge_by_fold(coco, others) if folds else []
         result["comparison"] = {
