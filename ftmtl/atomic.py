@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -17,8 +18,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
     The bytes go to a hidden file in the same folder, are forced to the disk, and are then renamed
     over `path`. A reader, or a start after a kill at any moment, sees the old file or the new one.
-    If the block raises, `path` is left as it was.
+    If the block raises, `path` is left as it was. Raises FileNotFoundError, naming the folder,
+    where there is none.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(path.parent))
     part = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
         with part.open("xb") as file:

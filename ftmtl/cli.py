@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
                               "folder")
     dataset.add_argument("--patients", type=int, default=20, help="how many phantoms [20]")
     dataset.add_argument("--seed", type=int, default=0, help="of the phantoms [0]")
-    dataset.add_argument("--hold-out", type=int, metavar="PARTS",
+    dataset.add_argument("--hold-out", type=_parts, metavar="PARTS",
                          help="keep one patient in so many apart: writes OUT without her and "
                               "OUT's name with .held-out.json")
     dataset.set_defaults(command=_dataset)
@@ -167,6 +167,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parts(text: str) -> int:
+    parts = int(text)
+    if parts < 2:
+        raise argparse.ArgumentTypeError("2 parts are the fewest: one of them is kept apart")
+    return parts
+
+
 def _data_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument("--data", type=Path, required=required, help="the data set, COCO JSON")
     parser.add_argument("--images", type=Path, help="its image folder (default: beside the JSON)")
@@ -197,6 +204,7 @@ def _dataset(options: argparse.Namespace) -> int:
         return 2
     elif options.name in _READERS:
         records, left_out = _read_published(options.name, folder)
+        folder = folder.parent if folder.is_file() else folder
     elif options.name == "labels":
         workspace = options.workspace or folder.with_name(f"{folder.name}-workspace")
         if not (workspace / "labels").is_dir():
@@ -217,6 +225,7 @@ def _dataset(options: argparse.Namespace) -> int:
     if options.hold_out:
         kept, held = hold_out(records, parts=options.hold_out)
         parts = {out: kept, out.with_suffix(".held-out.json"): held}
+    out.parent.mkdir(parents=True, exist_ok=True)
     for file, part in parts.items():
         write_coco(part, file, images=folder)
         patients = len({r.patient_id for r in part})

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from ftmtl.atomic import atomic_write, write_json
 from ftmtl.canvas import Canvas
-from ftmtl.datasets.records import BENIGN, MALIGNANT, ImageRecord
+from ftmtl.datasets.records import CATEGORY_OF, ImageRecord
 from ftmtl.findings import Findings
 from ftmtl.mammogram import Mammogram, UnreadableMammogram, read_mammogram
 from ftmtl.overlay import save_overlay
@@ -23,7 +23,6 @@ from ftmtl.veto import worst
 
 KEY_FILE = "patient.key"
 Opened = tuple[Mammogram, Canvas] | UnreadableMammogram
-CATEGORIES = {"benign": BENIGN, "malignant": MALIGNANT}
 
 
 @dataclass
@@ -161,7 +160,7 @@ def coco_results(findings: Findings, image_id: int | str) -> list[dict[str, Any]
         assert finding.scores is not None, "a prediction has scores"
         result: dict[str, Any] = {
             "image_id": image_id,
-            "category_id": CATEGORIES[finding.label],
+            "category_id": CATEGORY_OF[finding.label],
             "bbox": list(finding.bbox),
             "score": 1 - finding.scores["background"],
             "scores": [finding.scores[c] for c in ("background", "benign", "malignant")],

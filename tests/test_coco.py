@@ -64,6 +64,16 @@ def test_a_set_is_read_as_it_says(tmp_path: Path) -> None:
     assert second.annotations == () and second.patient_id == "image b" and second.pixel_aspect == 1
 
 
+def test_a_category_is_what_its_name_says(tmp_path: Path) -> None:
+    content = document()
+    content["categories"] = [{"id": 2, "name": "Benign"}, {"id": 1, "name": "malignant"},
+                             {"id": 9, "name": "calcification"}]  # of which there is none
+    content["annotations"][1]["iscrowd"] = content["annotations"][0]["iscrowd"] = 1
+    first, _ = read_coco(written(tmp_path, content), IMAGES)
+    assert [a.category for a in first.annotations] == [1, 2]
+    assert [a.role for a in first.annotations] == ["ignore", "ignore"]  # crowds
+
+
 def test_patient_0_is_a_patient(tmp_path: Path) -> None:
     content = document()
     for image in content["images"]:
@@ -88,7 +98,7 @@ def test_what_is_written_is_read_again(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any], side: str | None, aspect: float,
     patient: str,
 ) -> None:
-    runs = {"size": [60, 40], "counts": [100, 30, 2270]}
+    runs = {"size": [60, 40], "counts": [0, 2400]}
     record = ImageRecord(
         image_id="é/1", path=Path("sub/é 1.png"), width=40, height=60, patient_id=patient,
         laterality=side, pixel_aspect=aspect,
@@ -117,6 +127,10 @@ def image(**changes: Any) -> Callable[[dict[str, Any]], None]:
 
 def mass(**changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda d: d["annotations"][0].update(changes)
+
+
+def named(one: Any, a: str, other: Any, b: str) -> Callable[[dict[str, Any]], None]:
+    return lambda d: d.update(categories=[{"id": one, "name": a}, {"id": other, "name": b}])
 
 
 def without(part: str, key: str) -> Callable[[dict[str, Any]], None]:
@@ -155,15 +169,30 @@ def without(part: str, key: str) -> Callable[[dict[str, Any]], None]:
         (mass(bbox=[1, 2, 0, 4]), "annotation 1: box [1, 2, 0, 4] has no area"),
         (mass(bbox=[30, 2, 13, 4]), "annotation 1: box [30, 2, 13, 4] leaves its image of 40×60"),
         (mass(bbox=[-3, 2, 13, 4]), "annotation 1: box [-3, 2, 13, 4] leaves its image"),
-        (mass(category_id=3), "annotation 1: unknown category 3; 1 benign, 2 malignant"),
+        (mass(bbox=[40.5, 2, 1, 4]), "annotation 1: box [40.5, 2, 1, 4] leaves its image"),
+        (mass(bbox=[10**400, 2, 1, 4]), "annotation 1: box [10"),
+        (mass(category_id=3), "annotation 1: unknown category 3; name it benign or malignant"),
+        (mass(category_id=True), "annotation 1: unknown category True"),
+        (named(1, "mass", 2, "calcification"), "annotation 1: unknown category 2 (calcification)"),
+        (named(1, "benign", 1, "malignant"), "category id 1"),
+        (named("1", "benign", 2, "malignant"), "category id '1'"),
+        (mass(class_known="false"), "annotation 1: class_known 'false'"),
+        (image(laterality="LEFT"), "image 7: laterality 'LEFT' is not L or R"),
+        (image(view=1), "image 7: view 1 is not text"),
+        (image(file_name=None), "image 7: file_name None"),
         (mass(category_id=[1]), "annotation 1: unknown category [1]"),
         (mass(role="friend"), "annotation 1: unknown role 'friend'"),
         (mass(mask_source="guessed"), "annotation 1: unknown mask_source 'guessed'"),
-        (mass(segmentation="1 2"), "annotation 1: segmentation is neither"),
-        (mass(segmentation=[[1, 2, 3, 4]]), "annotation 1: a polygon"),
-        (mass(segmentation={"size": [40, 60], "counts": "a"}), "annotation 1: segmentation is of"),
-        (mass(segmentation={"size": [60, 40], "counts": [1, 2]}), "annotation 1: the counts add"),
-        (mass(segmentation={"size": [60, 40], "counts": [-1, 2401]}), "annotation 1: the counts"),
+        (mass(segmentation="1 2"), "annotation 1: segmentation: it is neither"),
+        (mass(segmentation=[[1, 2, 3, 4]]), "annotation 1: segmentation: its polygons"),
+        (mass(segmentation=[[1, 45, 9, 45, 9, 55, 1, 55]]), "it lies outside its box"),
+        (mass(segmentation=[[81, 5, 90, 5, 90, 15, 81, 15]]), "it is empty, or outside its image"),
+        (mass(segmentation={"size": [40, 60], "counts": "a"}), "annotation 1: segmentation: its "),
+        (mass(segmentation={"size": [60, 40], "counts": [1, 2]}), "its runs do not add up"),
+        (mass(segmentation={"size": [60, 40], "counts": [-1, 2401]}), "its runs do not add up"),
+        (mass(segmentation={"size": [60, 40], "counts": [2400]}), "it is empty"),
+        (mass(segmentation={"size": [60, 40], "counts": "zzzzzzzz"}), "its counts"),
+        (mass(segmentation={"size": [60, 40], "counts": "ö"}), "its counts hold characters"),
     ],
 )
 def test_what_is_wrong_is_refused_with_the_file_and_the_place(

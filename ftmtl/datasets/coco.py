@@ -1,24 +1,29 @@
 """COCO JSON in and out: the format of every data set of this project.
 
 Beside COCO's own keys, images may carry `patient_id`, `laterality`, `view`, `pixel_aspect` and
-`assessment`; annotations `mask_source`, `class_known`, `role` and `assessment`. Categories are
-1 benign, 2 malignant.
+`assessment`; annotations `mask_source`, `class_known`, `role` and `assessment`. Categories are told
+by their names, benign and malignant; what is written numbers them 1 and 2. A mask without
+`mask_source` is taken for annotated, and a crowd (`iscrowd`) for a region to ignore.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from pycocotools import mask as coco_mask
+
 from ftmtl.atomic import atomic_write
+from ftmtl.coco_masks import as_rle
 from ftmtl.findings import MaskSource
 
-from .records import CATEGORY_NAMES, Annotation, ImageRecord, Role
+from .records import CATEGORY_NAMES, CATEGORY_OF, Annotation, ImageRecord, Role
+
+Box = tuple[float, float, float, float]
 
 
 class InvalidDataset(ValueError):
@@ -28,16 +33,17 @@ class InvalidDataset(ValueError):
 def read_coco(file: Path, images: Path) -> list[ImageRecord]:
     """The records of a COCO file; image paths lie below `images`. Raises InvalidDataset."""
     try:
-        document = json.loads(Path(file).read_text(encoding="utf-8"))
+        document = json.loads(Path(file).read_text(encoding="utf-8-sig"))
         image_rows, annotation_rows = document["images"], document["annotations"]
     except FileNotFoundError as error:
         raise InvalidDataset(f"{file}: there is no such file. Give the COCO JSON") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InvalidDataset(
             f"{file}: not a COCO data set ({error!r}). It needs 'images' and 'annotations'"
         ) from error
     if not isinstance(image_rows, list) or not isinstance(annotation_rows, list):
         raise InvalidDataset(f"{file}: 'images' and 'annotations' must be lists")
+    categories = _categories(file, document.get("categories"))
     by_image: dict[Any, list[Annotation]] = {}
     sizes: dict[Any, tuple[int, int]] = {}
     for row in image_rows:
@@ -55,7 +61,7 @@ def read_coco(file: Path, images: Path) -> list[ImageRecord]:
         if isinstance(image, dict | list) or image not in by_image:
             raise InvalidDataset(f"{file}: annotation {identity} is of an unknown image {image}")
         seen.add(identity)
-        by_image[image].append(_annotation(file, row, sizes[image]))
+        by_image[image].append(_annotation(file, row, sizes[image], categories))
     return [_record(file, Path(images), row, by_image[row["id"]]) for row in image_rows]
 
 
@@ -119,25 +125,51 @@ def _record(
         )
     return ImageRecord(
         image_id=row["id"],
-        path=folder / str(_need(file, row, "file_name", "image")),
+        path=folder / _file_name(file, row),
         width=int(row["width"]),
         height=int(row["height"]),
         # Without a patient each image stands alone: no grouping is claimed that is not known.
         patient_id=f"image {row['id']}" if patient in (None, "") else str(patient),
-        laterality=row.get("laterality"),
-        view=row.get("view"),
+        laterality=_word(file, row, "laterality", ("L", "R")),
+        view=_word(file, row, "view"),
         pixel_aspect=float(aspect),
         assessment=row.get("assessment"),
         annotations=tuple(annotations),
     )
 
 
-def _annotation(file: Path, row: dict[str, Any], size: tuple[int, int]) -> Annotation:
+def _categories(file: Path, rows: Any) -> dict[int, str]:
+    """Category names by id; a set that does not say has ours."""
+    if not rows:
+        return CATEGORY_NAMES
+    if not isinstance(rows, list):
+        raise InvalidDataset(f"{file}: 'categories' must be a list")
+    names: dict[int, str] = {}
+    for row in rows:
+        identity = _identity(file, row, "category")
+        if type(identity) is not int or identity in names:
+            raise InvalidDataset(f"{file}: category id {identity!r} is no number or occurs twice")
+        names[identity] = str(_need(file, row, "name", "category")).strip().lower()
+    return names
+
+
+def _annotation(
+    file: Path, row: dict[str, Any], size: tuple[int, int], categories: dict[int, str]
+) -> Annotation:
     where = f"{file}: annotation {row['id']}"
     category = _need(file, row, "category_id", "annotation")
-    if category not in list(CATEGORY_NAMES):
-        raise InvalidDataset(f"{where}: unknown category {category!r}; 1 benign, 2 malignant")
-    role, source = row.get("role", "mass"), row.get("mask_source")
+    name = categories.get(category) if type(category) is int else None
+    if name not in CATEGORY_OF:
+        raise InvalidDataset(
+            f"{where}: unknown category {category!r}{f' ({name})' if name else ''}; "
+            "name it benign or malignant"
+        )
+    known = row.get("class_known", True)
+    if type(known) is not bool:
+        raise InvalidDataset(f"{where}: class_known {known!r} is neither true nor false")
+    # A crowd is COCO's word for a region in which nothing is counted.
+    role = row.get("role", "ignore" if row.get("iscrowd") else "mass")
+    source = row.get("mask_source")
     segmentation = row.get("segmentation") or None
     if source is None:
         source = "annotated" if segmentation else "none"
@@ -147,13 +179,14 @@ def _annotation(file: Path, row: dict[str, Any], size: tuple[int, int]) -> Annot
         raise InvalidDataset(
             f"{where}: unknown mask_source {source!r}; one of {get_args(MaskSource)}"
         )
+    box = _box(where, _need(file, row, "bbox", "annotation"), size)
     if segmentation is not None:
-        _check_segmentation(where, segmentation, size)
+        _check_segmentation(where, segmentation, box, size)
     return Annotation(
         id=row["id"],
-        bbox=_box(where, _need(file, row, "bbox", "annotation"), size),
-        category=int(category),
-        class_known=bool(row.get("class_known", True)),
+        bbox=box,
+        category=CATEGORY_OF[name],
+        class_known=known,
         mask_source=cast(MaskSource, source),
         segmentation=segmentation,
         role=cast(Role, role),
@@ -161,47 +194,35 @@ def _annotation(file: Path, row: dict[str, Any], size: tuple[int, int]) -> Annot
     )
 
 
-def _box(where: str, bbox: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _box(where: str, bbox: Any, size: tuple[int, int]) -> Box:
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
         raise InvalidDataset(f"{where}: box {bbox!r:.80} is not 4 numbers")
     x, y, width, height = map(float, bbox)
     if width <= 0 or height <= 0:
         raise InvalidDataset(f"{where}: box {bbox!r} has no area")
     # Owners round boxes up: two pixels of overhang are forgiven.
-    if x < -2 or y < -2 or x + width > size[0] + 2 or y + height > size[1] + 2:
+    outside = x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0
+    if outside or x < -2 or y < -2 or x + width > size[0] + 2 or y + height > size[1] + 2:
         raise InvalidDataset(f"{where}: box {bbox!r} leaves its image of {size[0]}×{size[1]}")
     return x, y, width, height
 
 
-def _check_segmentation(where: str, segmentation: Any, size: tuple[int, int]) -> None:
-    """COCO's three kinds: polygons, runs as a list, runs as a string."""
-    if isinstance(segmentation, list):
-        if any(
-            not isinstance(p, list) or len(p) < 6 or len(p) % 2 or not all(map(_is_number, p))
-            for p in segmentation
-        ):
-            raise InvalidDataset(f"{where}: a polygon is a list of x, y of 3 points or more")
-        return
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
-        raise InvalidDataset(f"{where}: segmentation is neither polygons nor runs (size, counts)")
-    counts = segmentation["counts"]
-    if segmentation["size"] != [size[1], size[0]]:
-        raise InvalidDataset(
-            f"{where}: segmentation is of size {segmentation['size']!r}, "
-            f"its image of [{size[1]}, {size[0]}] (height, width)"
-        )
-    if isinstance(counts, str):
-        return
-    if not isinstance(counts, list) or any(type(c) is not int or c < 0 for c in counts):
-        raise InvalidDataset(f"{where}: the counts of a segmentation are a string or whole numbers")
-    if sum(counts) != size[0] * size[1]:
-        raise InvalidDataset(
-            f"{where}: the counts add up to {sum(counts)}, not to {size[0]}×{size[1]} pixels"
-        )
+def _check_segmentation(where: str, segmentation: Any, box: Box, size: tuple[int, int]) -> None:
+    """Raise InvalidDataset unless the mask has pixels, and some of them in its box."""
+    try:
+        rle = as_rle(segmentation, (size[1], size[0]))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidDataset(f"{where}: segmentation: {error}") from error
+    if not coco_mask.area(rle):
+        raise InvalidDataset(f"{where}: segmentation: it is empty, or outside its image")
+    left, top, width, height = coco_mask.toBbox(rle)
+    x, y = max(left, box[0]), max(top, box[1])
+    if x >= min(left + width, box[0] + box[2]) or y >= min(top + height, box[1] + box[3]):
+        raise InvalidDataset(f"{where}: segmentation: it lies outside its box {list(box)}")
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and -1e9 < value < 1e9  # which holds for no NaN
 
 
 def _side(file: Path, row: dict[str, Any], key: str) -> int:
@@ -209,6 +230,25 @@ def _side(file: Path, row: dict[str, Any], key: str) -> int:
     if not _is_number(value) or value < 1 or value != int(value):
         raise InvalidDataset(f"{file}: image {row['id']}: {key} {value!r} is not a count of pixels")
     return int(value)
+
+
+def _file_name(file: Path, row: dict[str, Any]) -> str:
+    name = _need(file, row, "file_name", "image")
+    if not isinstance(name, str) or not name:
+        raise InvalidDataset(f"{file}: image {row['id']}: file_name {name!r} is no name")
+    return name
+
+
+def _word(file: Path, row: dict[str, Any], key: str, words: Sequence[str] = ()) -> str | None:
+    """One of `words`, or any if none are given; None where the image does not say."""
+    value = row.get(key)
+    if value in (None, ""):
+        return None
+    if not isinstance(value, str) or (words and value not in words):
+        raise InvalidDataset(
+            f"{file}: image {row['id']}: {key} {value!r} is not {' or '.join(words) or 'text'}"
+        )
+    return value
 
 
 def _identity(file: Path, row: Any, what: str) -> int | str:

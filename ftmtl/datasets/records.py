@@ -10,6 +10,7 @@ from ftmtl.findings import MaskSource
 
 BENIGN, MALIGNANT = 1, 2
 CATEGORY_NAMES = {BENIGN: "benign", MALIGNANT: "malignant"}
+CATEGORY_OF = {name: category for category, name in CATEGORY_NAMES.items()}
 
 # What an annotation is to training: a mass; a region that is neither positive nor negative (a
 # finding nobody judged); a place that a reader said holds no mass.

@@ -108,10 +108,10 @@ def load_json(source: Any, error: type[ValueError], fallback: str) -> tuple[Any,
     if not isinstance(source, str | Path):
         return source, fallback
     try:
-        return json.loads(Path(source).read_text(encoding="utf-8")), str(source)
+        return json.loads(Path(source).read_text(encoding="utf-8-sig")), str(source)
     except OSError as reason:
         raise error(f"{source}: cannot be read: {reason.strerror}") from reason
-    except ValueError as reason:
+    except (ValueError, RecursionError) as reason:
         raise error(f"{source}: is not JSON: {reason}") from reason
 
 
@@ -162,7 +162,10 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
     for category in coco.get("categories", []):
         expected = {BENIGN: "benign", MALIGNANT: "malignant"}.get(category.get("id"))
         if expected and str(category.get("name", expected)).lower() != expected:
-            raise refuse(f"category {category['id']}", f"is {category['name']!r}, not {expected}")
+            raise refuse(
+                f"category {category['id']}",
+                f"is {category['name']!r}, not {expected}; `ftmtl dataset coco` renumbers them",
+            )
 
     index: dict[int | str, int] = {}
     sizes: list[tuple[int, int]] = []
@@ -205,7 +208,7 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         fault = _box_fault(annotation.get("bbox"), sizes[at])
         if fault:
             raise refuse(what, fault)
-        role = annotation.get("role", "mass")
+        role = annotation.get("role", "ignore" if annotation.get("iscrowd") else "mass")
         if role not in ROLES:
             raise refuse(what, f"role {role!r} is none of {', '.join(ROLES)}")
         if role == "ignore":
@@ -221,7 +224,7 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         if role == "ignore":
             ignore["class"].append(kind)
             continue
-        masked = annotation.get("mask_source") == "annotated"
+        masked = annotation.get("mask_source", "annotated") == "annotated"
         mass["id"].append(annotation.get("id"))
         mass["image"].append(at)
         mass["box"].append(annotation["bbox"])
