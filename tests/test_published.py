@@ -280,8 +280,8 @@ def test_cbis_ddsm(tmp_path: Path) -> None:
     calcification = {**rows[0], "abnormality type": "calcification"}
     cbis_table(tmp_path, [*rows, calcification])
     cbis_table(tmp_path, cbis_case(tmp_path, "P_00003", "CC", "BENIGN", part="Test"), "test")
-    everything, _ = read_cbis_ddsm(tmp_path)
-    assert not [line for line in _.lines() if "folder" in line]
+    everything, left_out = read_cbis_ddsm(tmp_path)
+    assert list(left_out.reasons) == ["calcification, no mass"]
     assert [r.patient_id for r in everything] == ["P_00003", "P_00001", "P_00001", "P_00002"] \
         or [r.patient_id for r in everything] == ["P_00001", "P_00001", "P_00002", "P_00003"]
     records, skipped = read_cbis_ddsm(tmp_path / "mass_case_description_train_set.csv")
@@ -315,14 +315,17 @@ def upper(folder: Path, rows: list[dict[str, Any]]) -> None:
         file.rename(file.with_suffix(".DCM"))
 
 
-def crop(name: str) -> Callable[[Path, list[dict[str, Any]]], None]:
-    """A file that is no DICOM, where the crop lies or beside the film."""
-    return lambda folder, rows: [  # type: ignore[return-value]
-        file.with_name(name).write_bytes(b"no image") for file in list(folder.rglob("1-1.dcm"))
-        if name != "1-1.dcm" or file.parts[-4].endswith("_1")]
+def damaged_crop(folder: Path, rows: list[dict[str, Any]]) -> None:
+    [crop] = folder.rglob("*_1/*/*/1-1.dcm")
+    crop.write_bytes(b"no image")
 
 
-@pytest.mark.parametrize("change", [prefixed, upper, crop("1-1.dcm"), crop("._1-1.dcm")])
+def from_macos(folder: Path, rows: list[dict[str, Any]]) -> None:
+    for file in list(folder.rglob("1-1.dcm")):
+        file.with_name("._1-1.dcm").write_bytes(b"no image")
+
+
+@pytest.mark.parametrize("change", [prefixed, upper, damaged_crop, from_macos])
 def test_cbis_ddsm_however_it_was_saved(
     tmp_path: Path, change: Callable[[Path, list[dict[str, Any]]], None]
 ) -> None:
