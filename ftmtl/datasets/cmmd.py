@@ -16,7 +16,17 @@ from pathlib import Path
 from ftmtl.mammogram import MammogramHeader, UnreadableMammogram, read_header
 
 from .coco import InvalidDataset
-from .published import Skipped, find, missing, read_table, side, unique
+from .published import (
+    Skipped,
+    by_id,
+    files_below,
+    find,
+    missing,
+    read_table,
+    side,
+    unique,
+    usable,
+)
 from .records import BENIGN, MALIGNANT, Annotation, ImageRecord
 
 COLUMNS = ("id1", "leftright", "abnormality", "classification")
@@ -32,15 +42,15 @@ def read_cmmd(folder: Path) -> tuple[list[ImageRecord], Skipped]:
     unique([f"{row['id1']} {row['leftright']}" for row in rows], table, "breast")
     skipped = Skipped()
     images: dict[tuple[str | None, str | None], list[MammogramHeader]] = {}
-    for file in sorted(folder.rglob("*.dcm")):
+    for file in files_below(folder, ".dcm"):
         try:
             header = read_header(file)
             images.setdefault((header.patient_id, header.laterality), []).append(header)
         except UnreadableMammogram as error:
-            skipped.refuse(InvalidDataset(str(error)))
+            skipped.refuse(error)
     women = {patient for patient, _ in images}
     missing([row["id1"] for row in rows if row["id1"] not in women], folder, "patients")
-    records = []
+    records: list[ImageRecord] = []
     for row in rows:
         where = f"{table}: {row['id1']} {row['leftright']}"
         try:
@@ -49,14 +59,18 @@ def read_cmmd(folder: Path) -> tuple[list[ImageRecord], Skipped]:
                 raise InvalidDataset(f"{where}: unknown class {row['classification']!r}")
             if row["abnormality"].lower() not in ABNORMALITIES:
                 raise InvalidDataset(f"{where}: unknown abnormality {row['abnormality']!r}")
-            records += [_record(header, row) for header in images.pop(breast, [])]
+            headers = images.pop(breast, [])
+            if not headers:
+                skipped.add("breast of the table without an image", " ".join(breast))
+            records += [_record(header, row) for header in headers]
         except InvalidDataset as error:
             skipped.refuse(error)
     for (patient, laterality), headers in images.items():
         for header in headers:
             skipped.add("image of a breast of which the table says nothing",
                         f"{patient} {laterality}, {header.path}")
-    return records, skipped
+    by_id(((str(record.image_id), record.path) for record in records), "image")
+    return usable(records, skipped, table)
 
 
 def _record(header: MammogramHeader, row: dict[str, str]) -> ImageRecord:
