@@ -27,10 +27,9 @@ from .published import (
     unique,
     usable,
 )
-from .records import BENIGN, MALIGNANT, Annotation, ImageRecord
+from .records import CATEGORY_OF, Annotation, ImageRecord
 
 COLUMNS = ("id1", "leftright", "abnormality", "classification")
-CLASSES = {"benign": BENIGN, "malignant": MALIGNANT}
 ABNORMALITIES = {"mass", "calcification", "both"}
 
 
@@ -55,7 +54,7 @@ def read_cmmd(folder: Path) -> tuple[list[ImageRecord], Skipped]:
         where = f"{table}: {row['id1']} {row['leftright']}"
         try:
             breast = row["id1"], side(row["leftright"], where)
-            if row["classification"].lower() not in CLASSES:
+            if row["classification"].lower() not in CATEGORY_OF:
                 raise InvalidDataset(f"{where}: unknown class {row['classification']!r}")
             if row["abnormality"].lower() not in ABNORMALITIES:
                 raise InvalidDataset(f"{where}: unknown abnormality {row['abnormality']!r}")
@@ -78,7 +77,7 @@ def _record(header: MammogramHeader, row: dict[str, str]) -> ImageRecord:
     somewhere = Annotation(
         id=f"{header.image_id}_breast", role="ignore",
         bbox=(0.0, 0.0, float(header.width), float(header.height)),
-        category=CLASSES[row["classification"].lower()], assessment=assessment,
+        category=CATEGORY_OF[row["classification"].lower()], assessment=assessment,
     )
     return ImageRecord(
         image_id=header.image_id, path=header.path, width=header.width, height=header.height,
