@@ -3,9 +3,10 @@
 The temperature divides the logits of benign and malignant, so that the malignancy a person is shown
 agrees with how often a mass of that malignancy is malignant (Guo et al. 2017, "On Calibration of
 Modern Neural Networks"). A line through the log odds of the score does the same for being a mass at
-all (Platt 1999). Neither changes an order. The operating points are the score thresholds at 0.3, 1
-and 3.67 false positives an image, measured with both. All come from patients that training never
-saw.
+all (Platt 1999). Neither changes the order of masses, by score or by malignancy; that of images,
+where the two are multiplied (`ftmtl.veto.of_image`), they may. The operating points are the score
+thresholds at 0.3, 1 and 3.67 false positives an image, measured with both. All come from patients
+that training never saw.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ from ftmtl.predict_files import predict_records
 from ftmtl.probabilities import Calibration
 from ftmtl.weights_file import load_weights, save_weights
 
+WIDEST = 2.0  # of the logarithm of a temperature: beyond it no network needs correction
+
 
 class NotCalibratable(ValueError):
-    """There are no held-out masses to calibrate on."""
+    """There are no held-out masses to calibrate on, or they say nothing that can be believed."""
 
 
 def calibrate(
@@ -89,11 +92,19 @@ def measure(
         raise NotCalibratable("no held-out mass was found: calibrate on images with masses")
     if masses.all():
         raise NotCalibratable("every candidate is a mass: calibrate on images with false positives")
+    if len(np.unique(truth[masses])) < 2:
+        raise NotCalibratable("the masses found are all of one class: calibrate on both")
     kinds = np.log(np.clip(probabilities[masses, 1:], 1e-12, 1))
     slope, intercept = fit_odds(1 - probabilities[:, 0], masses)
-    fitted = Calibration(
-        temperature=fit_temperature(kinds, truth[masses] - 1), slope=slope, intercept=intercept
-    )
+    if slope <= 0:
+        raise NotCalibratable("masses score no higher than false positives: train first")
+    temperature = fit_temperature(kinds, truth[masses] - 1)
+    if abs(np.log(temperature)) > 0.99 * WIDEST:
+        raise NotCalibratable(
+            f"the best temperature is beyond {temperature:.2g}: the {masses.sum()} masses found "
+            "are too few, or their classes were not learned"
+        )
+    fitted = Calibration(temperature=temperature, slope=slope, intercept=intercept)
     return {
         "calibration": asdict(fitted),
         "operating_points": operating_points(
@@ -113,7 +124,7 @@ def fit_temperature(logits: NDArray[np.float64], truth: NDArray[np.int64]) -> fl
         log_sum = np.log(np.exp(scaled).sum(axis=1))
         return float((log_sum - scaled[np.arange(len(truth)), truth]).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-2, 2), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=(-WIDEST, WIDEST), method="bounded").x))
 
 
 def fit_odds(scores: NDArray[np.float64], masses: NDArray[np.bool_]) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,19 @@ def as_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
         return merged
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= set(segmentation):
         raise ValueError("it is neither polygons nor an RLE with size and counts")
-    height, width = (int(side) for side in segmentation["size"])
+    sides = segmentation["size"]
+    if not isinstance(sides, Sequence) or [type(side) for side in sides] != [int, int]:
+        raise ValueError(f"its size {sides!r:.80} is not [height, width]")
+    height, width = sides
     if rows and (height, width) != (rows, columns):
         raise ValueError(f"its size {height} by {width} is not the image's {rows} by {columns}")
     counts = segmentation["counts"]
     listed = isinstance(counts, list)
     if isinstance(counts, str):
         counts = counts.encode("latin-1", "replace")
+    # Half a run would send pycocotools round for ever.
+    if not (isinstance(counts, bytes) or (listed and all(type(run) is int for run in counts))):
+        raise ValueError("its counts are neither text nor a list of whole numbers")
     runs = counts if listed else _counts(counts)
     if min(runs, default=0) < 0 or sum(runs) != height * width:
         raise ValueError(f"its runs do not add up to {height} by {width} pixels")

@@ -18,7 +18,8 @@ from ftmtl.evaluation.inputs import BoolArray, FloatArray
 def delong_p(a: FloatArray, b: FloatArray, malignant: BoolArray) -> float | None:
     """The two-sided p of equal areas of scores a [n] and b [n]; ties count half.
 
-    1 where no order differs. None where a class has fewer than two members: no variance.
+    1 where no order differs. None where there is no variance: a class has fewer than two members,
+    or all of them differ alike.
     """
     positives, negatives = int(malignant.sum()), int((~malignant).sum())
     if min(positives, negatives) < 2:
@@ -39,5 +40,5 @@ def delong_p(a: FloatArray, b: FloatArray, malignant: BoolArray) -> float | None
         + np.var(of_negative[0] - of_negative[1], ddof=1) / negatives
     )
     if variance < 1e-18:
-        return 1.0 if abs(difference) < 1e-12 else 0.0
+        return 1.0 if abs(difference) < 1e-12 else None
     return float(2 * norm.sf(abs(difference) / math.sqrt(variance)))

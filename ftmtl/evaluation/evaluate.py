@@ -8,8 +8,8 @@ Figures that need *detected* masses take, for each mass, the best scored predict
 (paper, 3.4.2) among those that score at least the threshold of 3.67 FPI (IoU > 0.2, all images).
 In the bootstrap this threshold stays as it is: it is an operating point, not a result.
 
-Images are ranked by the rule that a reader is shown (`ftmtl.veto.of_image`), over all predictions;
-breasts and patients by the worst of their images.
+Images are ranked by the rule that a reader is shown (`ftmtl.veto.of_image`), over all predictions,
+each with the malignancy of its own scores; breasts and patients by the worst of their images.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ Every overlap is a ratio of areas, so films that were stretched need no correcti
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,12 +115,15 @@ def load_json(source: Any, error: type[ValueError], fallback: str) -> tuple[Any,
 
 
 def _finite(value: Any) -> bool:
-    """Whether value is a finite number (and not a bool, which Python takes for one)."""
-    return (
-        isinstance(value, int | float | np.integer | np.floating)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )
+    """Whether value is a number of sane size (and not a bool, which Python takes for one)."""
+    number = isinstance(value, int | float | np.integer | np.floating)
+    # The limits hold for no NaN.
+    return number and not isinstance(value, bool) and bool(-1e9 < value < 1e9)
+
+
+def _identity(value: Any) -> bool:
+    """Whether value can be an id: a number or a name (and not a bool)."""
+    return isinstance(value, int | str) and not isinstance(value, bool)
 
 
 def _box_fault(box: Any, size: tuple[int, int]) -> str | None:
@@ -159,6 +161,10 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         raise refuse("data set", "is not COCO: it has no list of images")
     if not coco["images"]:
         raise refuse("data set", "holds no image")
+    for part in ("images", "annotations", "categories"):
+        rows = coco.get(part, [] if part == "categories" else None)
+        if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+            raise refuse("data set", f"is not COCO: its {part} are not a list of objects")
     for category in coco.get("categories", []):
         expected = {BENIGN: "benign", MALIGNANT: "malignant"}.get(category.get("id"))
         if expected and str(category.get("name", expected)).lower() != expected:
@@ -177,13 +183,19 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
     nameless = 0
     for image in coco["images"]:
         image_id = image.get("id")
-        if not isinstance(image_id, int | str):
+        if not _identity(image_id):
             raise refuse(f"image {image_id!r}", "has no id")
         if image_id in index:
             raise refuse(f"image {image_id!r}", "occurs twice")
         index[image_id] = len(index)
-        sizes.append((int(image.get("height") or 0), int(image.get("width") or 0)))
+        size = image.get("height") or 0, image.get("width") or 0
+        if not all(_finite(side) and side >= 0 and side == int(side) for side in size):
+            raise refuse(f"image {image_id!r}", f"its sides {size!r} are no counts of pixels")
+        sizes.append((int(size[0]), int(size[1])))
         who: Any = image.get("patient_id")
+        for key in ("patient_id", "laterality"):
+            if not _identity(image.get(key, "")) and image[key] is not None:
+                raise refuse(f"image {image_id!r}", f"{key} {image[key]!r} is no name")
         if who is None or who == "":
             nameless += 1
             who = ("image", image_id)
@@ -200,9 +212,15 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
 
     mass: dict[str, list[Any]] = {"id": [], "image": [], "box": [], "class": [], "mask": []}
     ignore: dict[str, list[Any]] = {"image": [], "box": [], "class": []}
-    for annotation in coco.get("annotations", []):
+    seen: set[Any] = set()
+    for annotation in coco["annotations"]:
         what = f"annotation {annotation.get('id')!r}"
-        if annotation.get("image_id") not in index:
+        if not _identity(annotation.get("id")):
+            raise refuse(what, "has no id")
+        if annotation["id"] in seen:
+            raise refuse(what, "occurs twice")
+        seen.add(annotation["id"])
+        if not _identity(annotation.get("image_id")) or annotation["image_id"] not in index:
             raise refuse(what, f"belongs to unknown image {annotation.get('image_id')!r}")
         at = index[annotation["image_id"]]
         fault = _box_fault(annotation.get("bbox"), sizes[at])
@@ -218,6 +236,8 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
             continue
         # Of a region that nobody decided about the class is known only where the set says so.
         known = annotation.get("class_known", role == "mass")
+        if not isinstance(known, bool):
+            raise refuse(what, f"class_known {known!r} is neither true nor false")
         if known and annotation.get("category_id") not in (BENIGN, MALIGNANT):
             raise refuse(what, f"category {annotation.get('category_id')!r} is not 1 or 2")
         kind = annotation["category_id"] if known else UNKNOWN_CLASS
@@ -259,7 +279,7 @@ def _prediction_fault(entry: Any, index: Mapping[Any, int], truth: Truth) -> str
         if key not in entry:
             return f"has no {key!r}"
     image_id = entry["image_id"]
-    if not isinstance(image_id, int | str) or image_id not in index:
+    if not _identity(image_id) or image_id not in index:
         return f"image_id {image_id!r} is not in {truth.name}"
     if entry["category_id"] not in (BENIGN, MALIGNANT):
         return f"category_id {entry['category_id']!r} is not 1 or 2"
@@ -274,6 +294,8 @@ def _prediction_fault(entry: Any, index: Mapping[Any, int], truth: Truth) -> str
         return f"scores {scores!r} are not [background, benign, malignant] from 0 to 1"
     if abs(sum(scores) - 1) > 0.02:  # room for half precision and rounding
         return f"scores {scores!r} do not add up to 1"
+    if abs(score + scores[0] - 1) > 0.02:
+        return f"score {score!r} is not 1 - background of its scores {scores!r}"
     return _box_fault(entry["bbox"], truth.image_size[index[image_id]])
 
 
@@ -292,7 +314,8 @@ def parse_predictions(
     for position, entry in enumerate(results):
         fault = _prediction_fault(entry, index, truth)
         if fault:
-            at = f" (image {entry['image_id']!r})" if "image_id" in entry else ""
+            known = isinstance(entry, Mapping) and "image_id" in entry
+            at = f" (image {entry['image_id']!r})" if known else ""
             raise InvalidPredictions(f"{name}: prediction {position}{at}: {fault}")
     return Predictions(
         name=name,

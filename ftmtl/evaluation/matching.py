@@ -107,18 +107,21 @@ def detected(
     """([M] the prediction that speaks for each mass, or MISSED; [M] its IoU, 0 where missed).
 
     It is the best scored one with IoU > `least` (paper, 3.4.2) among those that score at least
-    `threshold`; of equal scores the better overlapping.
+    `threshold`; of equal scores the better overlapping, of equal boxes the more malignant: the
+    order of the file does not matter.
     """
     speaker = np.full(truth.masses, MISSED, dtype=np.int64)
     quality = np.zeros(truth.masses)
+    malignancies = predictions.malignancy
     for chosen, masses, _ in _by_image(truth, predictions):
         if not len(masses):
             continue
         overlap = iou(predictions.box[chosen], truth.mass_box[masses])
-        score = predictions.score[chosen]
+        score, malignancy = predictions.score[chosen], malignancies[chosen]
         for column, mass in enumerate(masses):
             able = np.flatnonzero((overlap[:, column] > least) & (score >= threshold))
             if len(able):
-                best = able[np.lexsort((-overlap[able, column], -score[able]))[0]]
+                by = (-malignancy[able], -overlap[able, column], -score[able])
+                best = able[np.lexsort(by)[0]]
                 speaker[mass], quality[mass] = chosen[best], overlap[best, column]
     return speaker, quality
