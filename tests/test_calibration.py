@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ftmtl.calibration import _judged, fit_odds, fit_temperature
+from ftmtl.calibration import NotCalibratable, _judged, fit_odds, fit_temperature, measure
 from ftmtl.datasets.records import Annotation, ImageRecord
 
 
@@ -46,3 +46,24 @@ def test_candidates_are_judged_by_the_mass_they_lie_on(tmp_path) -> None:  # typ
     # unknown class.
     assert truth.tolist() == [2, 0, 0, 0]
     assert probabilities.tolist() == [scores[0], scores[1], *scores[3:]]
+
+
+@pytest.mark.parametrize(("scores", "reason"), [
+    # Of each of four images: what is said of its mass (benign, malignant in turns), and elsewhere.
+    ([[0.8, 0.1, 0.1], [0.8, 0.1, 0.1], [0.2, 0.4, 0.4]], "score no higher than false positives"),
+    ([[0.3, 0.6, 0.1], [0.1, 0.1, 0.8], [0.7, 0.2, 0.1]], "temperature is beyond"),
+])
+def test_a_fit_that_nobody_can_believe_is_refused(tmp_path, scores, reason) -> None:  # type: ignore[no-untyped-def]
+    records, results = [], []
+    for n in range(4):
+        mass = Annotation(id=n, bbox=(10, 10, 20, 20), category=1 + n % 2)
+        records.append(ImageRecord(image_id=n, path=tmp_path, width=100, height=100,
+                                   patient_id=str(n), annotations=(mass,)))
+        own = [(scores[n % 2], [10, 10, 20, 20]), (scores[2], [60, 60, 20, 20])]
+        # One of each the other way round, so that a line can be drawn through the odds at all.
+        if n == 3:
+            own.append(([0.5, 0.25, 0.25], [60, 10, 20, 20]))
+        results += [{"image_id": n, "bbox": box, "category_id": 2, "score": 1 - said[0],
+                     "scores": said} for said, box in own]
+    with pytest.raises(NotCalibratable, match=reason):
+        measure(records, results)

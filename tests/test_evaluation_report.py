@@ -47,12 +47,23 @@ GOOD = prediction("a", BOX, 0.9)
         ({"segmentation": {"size": [1000, 1000], "counts": "0d0~"}}, "not RLE"),
         ({"segmentation": {"size": [1000, 1000], "counts": "0d0"}}, "do not add up"),
         ({"segmentation": "yes"}, "neither polygons nor an RLE"),
+        # Half runs would keep pycocotools going for ever.
+        ({"segmentation": {"size": [1000, 1000], "counts": [0.5, 999999.5]}}, "whole numbers"),
+        ({"segmentation": {"size": [math.inf, 1000], "counts": [5]}}, "is not [height, width]"),
+        ({"scores": [0.5, 0.1, 0.4]}, "score 0.95 is not 1 - background"),
+        ({"bbox": [0, 0, 10**400, 5]}, "is not four finite numbers"),
     ],
 )
 def test_a_wrong_prediction_is_named(change, reason) -> None:
     with pytest.raises(InvalidPredictions, match=re.escape(reason)) as caught:
         evaluate(TRUTH, [GOOD, {**prediction("a", BOX, 0.95), **change}], bootstraps=0)
     assert str(caught.value).startswith("predictions: prediction 1 (image ")
+
+
+@pytest.mark.parametrize("entry", [1, None, "a", [GOOD]])
+def test_what_is_no_prediction_is_named(entry) -> None:
+    with pytest.raises(InvalidPredictions, match="prediction 1: is not a JSON object"):
+        evaluate(TRUTH, [GOOD, entry], bootstraps=0)
 
 
 @pytest.mark.parametrize("key", ["image_id", "bbox", "category_id", "score", "scores"])
@@ -83,6 +94,15 @@ def broken(path: list, value: object) -> dict:
         (broken(["annotations", 1, "role"], "guess"), "annotation 2: role 'guess'"),
         (broken(["categories", 0, "name"], "malignant"), "category 1: is 'malignant'"),
         (broken(["annotations", 0, "segmentation"], [[1, 2]]), "annotation 1: segmentation"),
+        (broken(["images", 0], 1), "its images are not a list of objects"),
+        (broken(["annotations"], None), "its annotations are not a list of objects"),
+        (broken(["categories"], {"1": "benign"}), "its categories are not a list of objects"),
+        (broken(["images", 1, "id"], True), "image True: has no id"),
+        (broken(["images", 1, "height"], "tall"), "image 'b': its sides"),
+        (broken(["images", 1, "patient_id"], ["P2"]), "image 'b': patient_id ['P2'] is no name"),
+        (broken(["annotations", 1, "image_id"], ["b"]), "annotation 2: belongs to unknown image"),
+        (broken(["annotations", 1, "id"], 1), "annotation 1: occurs twice"),
+        (broken(["annotations", 1, "class_known"], "false"), "annotation 2: class_known 'false'"),
     ],
 )
 def test_wrong_truth_is_named(coco, reason) -> None:

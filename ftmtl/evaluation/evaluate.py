@@ -316,8 +316,9 @@ def evaluate(
     """
     told = parse_truth(truth)
     judged = judge(told, parse_predictions(predictions, told))
-    result = summarise(judged, replicates_for(told, bootstraps, seed))
-    return {**result, "bootstrap": {"unit": "patient", "replicates": bootstraps, "seed": seed}}
+    weights = replicates_for(told, bootstraps, seed)
+    drawn = {"unit": "patient", "replicates": len(weights), "seed": seed}
+    return {**summarise(judged, weights), "bootstrap": drawn}
 
 
 def operating_points(

@@ -212,8 +212,9 @@ def reliability_plot(result: Mapping[str, Any]) -> Figure:
                  f"Brier {worded(part['brier'], part['ci95']['brier'])}")
         axes.plot(said, true, "o-", color=COLOURS[0], linewidth=1.6, markersize=5, label=label)
         for x, y, many in zip(said, true, count, strict=True):
-            axes.annotate(f"{many:.0f}", (x, y), xytext=(0, 7), textcoords="offset points",
-                          ha="center", fontsize=8, color=QUIET)
+            below = y > 0.93  # above the point it would stand in the title
+            axes.annotate(f"{many:.0f}", (x, y), xytext=(0, -14 if below else 7),
+                          textcoords="offset points", ha="center", fontsize=8, color=QUIET)
         axes.legend(loc="upper left", frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
     panels[0].set_ylabel("share that was true", color=INK)
     figure.suptitle("Calibration: points are bins of equal width, with their counts; bars their "

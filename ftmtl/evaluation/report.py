@@ -85,7 +85,8 @@ def comparison_table(rows: Mapping[str, Mapping[str, Any]], a: str, b: str) -> s
 COMPARISON_NOTE = (
     "The interval and the first p draw whole patients, the same for both. DeLong takes the "
     "things ranked for independent, and the t-test the folds; both are kinder than they should "
-    "be. Detected masses: those that both detected. None is corrected for the number of figures."
+    "be. Detected masses: those that both detected, but each model's own in the t-test. None is "
+    "corrected for the number of figures."
 )
 
 
@@ -124,7 +125,7 @@ def _figure_rows(part: Mapping[str, Any], names: Mapping[str, str]) -> list[list
         n = part["n"].get(key, "")
         if isinstance(n, Mapping):
             n = f"{n['malignant']} malignant, {n['other']} not"
-        note = part["reasons"].get(key, "")
+        note = part["reasons"].get(key) or part["reasons"].get(f"ci95 {key}", "")
         rows.append([name, worded(part[key], part["ci95"][key]), str(n), note])
     return rows
 
@@ -144,6 +145,11 @@ def _html(result: Mapping[str, Any], plots: Mapping[str, bytes], title: str) -> 
         return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
 
     count = result["bootstrap"]["replicates"]
+    intervals = (
+        f"In brackets: 95 % percentile intervals of {count} bootstrap replicates that draw whole "
+        "patients. The bands in the plots are the same, point by point."
+        if count else "No intervals: they are drawn over patients, and take two or more."
+    )
     detected, detection = result["detected"], result["detection"]
     lesion = {name: part["fpi_over_lesion_images"] for name, part in detection.items()}
     quality = [
@@ -169,8 +175,7 @@ def _html(result: Mapping[str, Any], plots: Mapping[str, bytes], title: str) -> 
 <meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
 <p>{summary}</p>
-<p class="quiet">In brackets: 95 % percentile intervals of {count} bootstrap replicates that draw
-whole patients. The bands in the plots are the same, point by point.</p>
+<p class="quiet">{intervals}</p>
 {f"<ul>{notes}</ul>" if notes else ""}
 <h2>Detection</h2>
 {picture("froc.png", "FROC curves")}
@@ -196,7 +201,7 @@ or patient's is that of her worst image.</p>
 {picture("reliability.png", "reliability")}
 {table(["probability", "ECE", "Brier score", "n", ""], calibration)}
 <p class="quiet">ECE: how far what was said lies from what was true, over ten bins; with few things
-it is above 0 by chance alone, and its interval with it.</p>
+it is above 0 by chance alone, and its interval so much more that it may leave the value out.</p>
 {_by_fold(result)}{_comparison(result)}
 </body></html>
 """
@@ -228,8 +233,11 @@ def _comparison(result: Mapping[str, Any]) -> str:
     comparison = result.get("comparison")
     if comparison is None:
         return ""
+    heading = f"<h2>Against {html.escape(comparison['against'])}</h2>"
+    if not comparison["figures"]:
+        return f"{heading}<p>No figure is defined for both.</p>"
     rows = comparison_table(comparison["figures"], "this", "the other")
-    return (f"<h2>Against {html.escape(comparison['against'])}</h2>{rows}"
+    return (f"{heading}{rows}"
             f'<p class="quiet">{COMPARISON_NOTE}</p>')
 
 
@@ -263,7 +271,7 @@ def write_report(
     weights = replicates_for(told, bootstraps, seed)
     result = {
         **summarise(judged, weights),
-        "bootstrap": {"unit": "patient", "replicates": bootstraps, "seed": seed},
+        "bootstrap": {"unit": "patient", "replicates": len(weights), "seed": seed},
     }
     folds = judge_by_fold(coco, results) if told.fold is not None else []
     result["folds"] = over_folds(folds) if folds else {}
