@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,6 +202,22 @@ def test_the_report_says_what_was_done_and_needs_nothing_else(outcome: Outcome) 
     assert {p.stem for p in out.glob("*.png")} == set(pictures)
     for name in pictures:
         assert matplotlib.image.imread(out / f"{name}.png").std() > 0.03
+
+
+def test_folds_of_nameless_women_are_not_said_to_be_tight(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    """A set may not say whose a film is; then nobody knows that no woman is in two folds."""
+    folds = outcome.experiment.folds
+    *named, nameless = folds.records
+    records = (*named, replace(nameless, patient_known=False))
+    shutil.copytree(outcome.experiment.out, tmp_path / "out")
+    experiment = replace(outcome.experiment, out=tmp_path / "out",
+                         folds=replace(folds, records=records))
+    write_experiment_report(assess(experiment, bootstraps=20))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "no woman is in two" not in page
+    assert "1 image names no patient: each is taken for a woman of her own, and folds" in page
 
 
 def test_a_second_run_does_nothing_again(outcome: Outcome, films: list[ImageRecord]) -> None:

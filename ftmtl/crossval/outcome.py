@@ -70,6 +70,7 @@ def _description(experiment: Experiment) -> dict[str, Any]:
         "split": folds.split,
         "folds": [_content(experiment, fold) for fold in range(folds.count)],
         "leak": folds.leak(),
+        "images_without_patient": folds.without_patient(),
         "preset": experiment.preset.name,
         "stages": [{"name": s.name, "epochs": s.epochs} for s in training.stages],
         "steps_per_epoch": training.steps_per_epoch,

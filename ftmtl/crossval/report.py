@@ -120,15 +120,22 @@ border-left:4px solid #c2410c;padding:.6rem 1rem}tr.ours td{font-weight:600;back
 
 def _warning(experiment: Mapping[str, Any]) -> str:
     """What a reader must know before the figures."""
-    leak = experiment["leak"]
-    if not leak["of_known_patients"]:
-        return ""
-    return (
-        '<p class="warning"><b>These folds leak.</b> They are split by mass, as in the paper: '
-        f"{leak['of_known_patients']} of {leak['tests']} tests show a woman, and "
-        f"{leak['of_known_films']} the very film, that the model was trained on. The figures say "
-        "how large the leak is when set beside folds by patient, nothing else.</p>"
-    )
+    leak, nameless, words = experiment["leak"], experiment["images_without_patient"], []
+    if nameless:
+        words.append(f"<b>{_nameless(nameless)}: each is taken for a woman of her own, and folds "
+                     "may leak.</b>")
+    if leak["of_known_patients"]:
+        words.append(
+            "<b>These folds leak.</b> They are split by mass, as in the paper: "
+            f"{leak['of_known_patients']} of {leak['tests']} tests show a woman, and "
+            f"{leak['of_known_films']} the very film, that the model was trained on. The figures "
+            "say how large the leak is when set beside folds by patient, nothing else."
+        )
+    return "".join(f'<p class="warning">{word}</p>' for word in words)
+
+
+def _nameless(images: int) -> str:
+    return f"{images} image{'s name' if images > 1 else ' names'} no patient"
 
 
 def _setting(result: Mapping[str, Any]) -> Rows:
@@ -138,7 +145,9 @@ def _setting(result: Mapping[str, Any]) -> Rows:
     steps = done["steps_per_epoch"] or "as many as the images fill"
     masks = ", ".join(f"{count} {MASK_NAMES[source]}" for source, count in done["masks"].items())
     leak = done["leak"]
-    split = "by patient, films of one kind in equal shares; no woman is in two" \
+    nameless = done["images_without_patient"]
+    apart = _nameless(nameless) if nameless else "no woman is in two"
+    split = f"by patient, films of one kind in equal shares; {apart}" \
         if done["split"] == "patients" else \
         f"by mass, as in the paper; {leak['of_known_patients']} of {leak['tests']} tests show a " \
         f"woman trained on, {leak['of_known_films']} the very film"
