@@ -17,6 +17,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from training_set import TINY, make_set
 
 from ftmtl.cli import main
@@ -27,6 +28,7 @@ from ftmtl.crossval.outcome import Outcome, assess
 from ftmtl.crossval.report import write_experiment_report
 from ftmtl.crossval.run import (
     PREDICTIONS,
+    WEIGHTS,
     Experiment,
     FoldFailed,
     OtherExperiment,
@@ -40,6 +42,7 @@ from ftmtl.datasets.records import Annotation, ImageRecord
 from ftmtl.evaluation import evaluate
 from ftmtl.evaluation.compare import FIGURES
 from ftmtl.training.loop import NothingToTrainOn
+from ftmtl.training.samples import CanvasCache
 from ftmtl.weights_file import STARTER_WEIGHTS, load_weights
 
 MODELS = ("ft-mtl-net", "mask-rcnn")
@@ -236,6 +239,47 @@ def test_a_second_run_does_nothing_again(outcome: Outcome, films: list[ImageReco
         pass
 
 
+def test_a_damaged_canvas_is_made_again(films: list[ImageRecord], tmp_path: Path) -> None:
+    cache = CanvasCache(tmp_path, TINY.network.canvas)
+    pixels, geometry = cache.get(films[0])
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for damaged in (b"", b"junk", whole[:-9], whole[:300], whole.replace(b"geometry", b"geometer")):
+        file.write_bytes(damaged)
+        again, its = cache.get(films[0])
+        assert np.array_equal(again, pixels) and its == geometry
+        assert file.read_bytes() == whole
+
+
+BLINK = replace(QUICK, training=replace(QUICK.training, stages=QUICK.training.stages[:1]))
+
+
+def test_a_damaged_fold_is_done_again(
+    films: list[ImageRecord], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cut off, of another fold, or without its weights; a plan that cannot be read is told."""
+    def go_on() -> list[str]:
+        caplog.clear()
+        run(plan(films, tmp_path, models=("no-transfer",), preset=BLINK), devices=["cpu"])
+        return [r.message for r in caplog.records if "is done again" in r.message]
+
+    assert go_on() == []
+    first, second = (tmp_path / "no-transfer" / f"fold-{n}" for n in (1, 2))
+    whole = (first / PREDICTIONS).read_bytes()
+    for damaged, words in ((whole[:-9], "is not JSON"), (b"{}", "is not a list"),
+                           ((second / PREDICTIONS).read_bytes(), "is not in its films")):
+        (first / PREDICTIONS).write_bytes(damaged)
+        (said,) = go_on()
+        assert said.startswith("no-transfer fold 1 is done again: ") and words in said
+        assert (first / PREDICTIONS).read_bytes() == whole
+    (second / WEIGHTS).unlink()
+    (said,) = go_on()
+    assert said.startswith("no-transfer fold 2 is done again: ") and WEIGHTS in said
+    (tmp_path / "plan.json").write_text('{"identity": "')
+    with pytest.raises(OtherExperiment, match=r"plan\.json: cannot be read .*another --out"):
+        go_on()
+
+
 KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -302,6 +346,7 @@ def test_a_fold_that_fails_is_named(films: list[ImageRecord], tmp_path: Path) ->
     first = experiment.folder("ft-mtl-net", 0)
     first.mkdir(parents=True)
     (first / PREDICTIONS).write_text("[]")
+    save_file({}, first / WEIGHTS)
     folder = experiment.folder("ft-mtl-net", 1)
     folder.mkdir(parents=True)
     (folder / "checkpoint.pt").write_bytes(b"damaged")
@@ -310,9 +355,8 @@ def test_a_fold_that_fails_is_named(films: list[ImageRecord], tmp_path: Path) ->
 
 
 def test_folds_by_mass_run_whole_and_warn(films: list[ImageRecord], tmp_path: Path) -> None:
-    quick = replace(QUICK, training=replace(QUICK.training, stages=QUICK.training.stages[:1]))
     experiment = plan(films, tmp_path, models=("average-pooling",), split="masses", seed=1,
-                      preset=quick)
+                      preset=BLINK)
     run(experiment, devices=["cpu"])
     write_experiment_report(assess(experiment, bootstraps=20))
     page = (tmp_path / "report.html").read_text()

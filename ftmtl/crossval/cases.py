@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ftmtl.canvas import Canvas, make_canvas
 from ftmtl.crossval.outcome import Outcome
+from ftmtl.crossval.run import WEIGHTS
 from ftmtl.datasets.records import ImageRecord
 from ftmtl.device import autocast
 from ftmtl.evaluation.evaluate import Judged
@@ -96,7 +97,7 @@ def figure_6(outcome: Outcome, model: str, case: Case) -> Figure:
     """Four steps side by side: truth, candidates, heads, verdict."""
     record = outcome.experiment.folds.records[case.image]
     fold = outcome.experiment.folds.fold[case.image]
-    weights = outcome.experiment.folder(model, fold) / "weights.safetensors"
+    weights = outcome.experiment.folder(model, fold) / WEIGHTS
     threshold = threshold_at(outcome.judged[model].frocs["iou>0.2"].curve, SHOWN_FPI)
     return _draw(trace(Predictor.load(weights, device="cpu"), record, threshold), record, case)
 
