@@ -24,7 +24,7 @@ from ftmtl.cli import main
 from ftmtl.config import preset_of
 from ftmtl.crossval.cases import pick
 from ftmtl.crossval.folds import Folds, TooFewToFold, by_mass, by_patient
-from ftmtl.crossval.outcome import Outcome, assess
+from ftmtl.crossval.outcome import Outcome, assess, over_the_folds
 from ftmtl.crossval.report import write_experiment_report
 from ftmtl.crossval.run import (
     PREDICTIONS,
@@ -207,6 +207,14 @@ def test_the_report_says_what_was_done_and_needs_nothing_else(outcome: Outcome) 
         assert matplotlib.image.imread(out / f"{name}.png").std() > 0.03
 
 
+def test_folds_without_a_figure_are_counted() -> None:
+    """[1, None, None, 1, 1] is no 1.00 ± 0.00 over five folds."""
+    half = {"values": [1, None, None, 1, 1], "mean": 1.0, "sd": 0.0}
+    assert over_the_folds(half) == "1.00 ± 0.00 (3 of 5 folds)"
+    assert over_the_folds({**half, "values": [1] * 5}) == "1.00 ± 0.00"
+    assert over_the_folds({"values": [None] * 5, "mean": None, "sd": None}) == "none"
+
+
 def test_folds_of_nameless_women_are_not_said_to_be_tight(
     outcome: Outcome, tmp_path: Path
 ) -> None:
@@ -384,6 +392,7 @@ def test_the_paper_s_experiment_on_phantoms(
     assert '"mask-rcnn"' in capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text()
     assert "spiculated, in phantoms" in page and "starter.safetensors" in page
+    assert "fixed by --epochs before the first fold" in page
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["experiment"]["masks"] == {"annotated": metrics["models"]["mask-rcnn"]["masses"]}
     assert metrics["models"]["ft-mtl-net"]["images"] == 8

@@ -9,13 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ftmtl.crossval.outcome import Outcome
+from ftmtl.crossval.outcome import Outcome, over_the_folds
 from ftmtl.crossval.published import FIGURE_3, FIGURE_4A, FIGURE_5B_FLOOR
 from ftmtl.evaluation.evaluate import Judged
 from ftmtl.evaluation.inputs import FloatArray
 from ftmtl.evaluation.localisation import LIMITS, LOCALISATION_FPI, froc_by_iou
 from ftmtl.evaluation.plots import INK, QUIET, dress, new_figure
-from ftmtl.evaluation.report import plus_minus
 
 COLOURS = {  # told apart by the colour-blind; the pair of the paper stands out
     "ft-mtl-net": "#0b559f", "mask-rcnn": "#c2410c", "no-transfer": "#4d7c0f",
@@ -115,7 +114,7 @@ def _lines(axes: Axes, grid: FloatArray, outcome: Outcome, curve: Curve, key: st
         drawn = drawn[~np.isnan(drawn).any(axis=1)]
         label = NAMES[model]
         if key is not None:
-            label += f": {what}{plus_minus(outcome.result['models'][model]['folds'][key])}"
+            label += f": {what}{over_the_folds(outcome.result['models'][model]['folds'][key])}"
         if model in quoted:
             label += f" (paper {quoted[model]})"
         if not len(drawn):

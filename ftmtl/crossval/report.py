@@ -15,14 +15,13 @@ from typing import Any
 from ftmtl.atomic import atomic_write
 from ftmtl.crossval.cases import figure_6, pick
 from ftmtl.crossval.figures import NAMES, figure_3, figure_4a, figure_5b
-from ftmtl.crossval.outcome import Outcome
+from ftmtl.crossval.outcome import Outcome, over_the_folds
 from ftmtl.crossval.published import TABLE_3, TABLE_4, TABLE_5
 from ftmtl.evaluation.plots import reliability_plot, worded
 from ftmtl.evaluation.report import (
     COMPARISON_NOTE,
     STYLE,
     comparison_table,
-    plus_minus,
     png,
     table,
 )
@@ -205,7 +204,7 @@ def _auc(part: Mapping[str, Any]) -> str:
 
 
 def _tpr(part: Mapping[str, Any]) -> str:
-    return ", ".join(f"{plus_minus(part['folds'][f'tpr@{fpi}'])} @ {fpi}"
+    return ", ".join(f"{over_the_folds(part['folds'][f'tpr@{fpi}'])} @ {fpi}"
                      for fpi in ("0.8", "3.67", "5"))
 
 
@@ -216,7 +215,7 @@ def _dice(part: Mapping[str, Any]) -> str:
 def _said(part: Mapping[str, Any], key: str, section: str) -> str:
     """A figure over the folds, or why there is none."""
     if part["folds"][key]["mean"] is not None:
-        return plus_minus(part["folds"][key])
+        return over_the_folds(part["folds"][key])
     return f"none: {part[section]['reasons'].get(key, 'no fold has one')}"
 
 
