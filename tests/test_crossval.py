@@ -243,8 +243,12 @@ def test_a_second_run_does_nothing_again(outcome: Outcome, films: list[ImageReco
         with pytest.raises(OtherExperiment, match="give another --out"):
             plan(films, out, **other)
     plan(films, out, models=(*MODELS, "no-transfer"))
+    halves = out / ".plan.json.00000000.part", out / "canvases" / ".x.npz.00000000.part"
+    for half in halves:
+        half.write_text("of a killed run")
     with owned(out), pytest.raises(OtherExperiment, match="another command"), owned(out):
         pass
+    assert not any(half.exists() for half in halves)
 
 
 def test_a_damaged_canvas_is_made_again(films: list[ImageRecord], tmp_path: Path) -> None:
@@ -273,6 +277,7 @@ def test_a_damaged_fold_is_done_again(
 
     assert go_on() == []
     first, second = (tmp_path / "no-transfer" / f"fold-{n}" for n in (1, 2))
+    (first / ".checkpoint.pt.00000000.part").write_text("of a killed run")
     whole = (first / PREDICTIONS).read_bytes()
     for damaged, words in ((whole[:-9], "is not JSON"), (b"{}", "is not a list"),
                            ((second / PREDICTIONS).read_bytes(), "is not in its films")):
@@ -280,6 +285,7 @@ def test_a_damaged_fold_is_done_again(
         (said,) = go_on()
         assert said.startswith("no-transfer fold 1 is done again: ") and words in said
         assert (first / PREDICTIONS).read_bytes() == whole
+    assert not list(first.glob(".*.part"))
     (second / WEIGHTS).unlink()
     (said,) = go_on()
     assert said.startswith("no-transfer fold 2 is done again: ") and WEIGHTS in said

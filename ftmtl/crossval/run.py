@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
-from ftmtl.atomic import write_json
+from ftmtl.atomic import PARTS, clear_parts, write_json
 from ftmtl.config import Preset, preset_of
 from ftmtl.crossval.folds import SPLITS, Folds, Split
 from ftmtl.datasets.coco import to_coco
@@ -188,10 +188,15 @@ def _identity_in(plan: Path) -> Any:
 
 @contextmanager
 def owned(out: Path) -> Iterator[None]:
-    """Keep a second command off the folder. The lock goes with the process, however it ends."""
+    """Keep a second command off the folder, cleared of what killed writes left.
+
+    The lock goes with the process, however it ends.
+    """
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
+            # A fold's own go when it is trained: an orphan of a killed run may be at its last step.
+            clear_parts([*out.glob(PARTS), *out.glob(f"*/{PARTS}")])
             yield
     except Timeout as error:
         raise OtherExperiment(
