@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib.image
@@ -22,7 +23,7 @@ from training_set import TINY, make_set
 
 from ftmtl.cli import main
 from ftmtl.config import preset_of
-from ftmtl.crossval.cases import pick
+from ftmtl.crossval.cases import part_words, pick
 from ftmtl.crossval.folds import Folds, TooFewToFold, by_mass, by_patient
 from ftmtl.crossval.outcome import Outcome, assess, over_the_folds
 from ftmtl.crossval.report import write_experiment_report
@@ -41,6 +42,7 @@ from ftmtl.datasets.phantom import make_phantoms
 from ftmtl.datasets.records import Annotation, ImageRecord
 from ftmtl.evaluation import evaluate
 from ftmtl.evaluation.compare import FIGURES
+from ftmtl.evaluation.plots import new_figure
 from ftmtl.training.loop import NothingToTrainOn
 from ftmtl.training.samples import CanvasCache
 from ftmtl.weights_file import STARTER_WEIGHTS, load_weights
@@ -205,6 +207,21 @@ def test_the_report_says_what_was_done_and_needs_nothing_else(outcome: Outcome) 
     assert {p.stem for p in out.glob("*.png")} == set(pictures)
     for name in pictures:
         assert matplotlib.image.imread(out / f"{name}.png").std() > 0.03
+
+
+def test_words_on_a_film_lie_apart() -> None:
+    """Boxes of one mass lie on each other; what is written beside them must not."""
+    figure = new_figure(3, 5)
+    film = figure.subplots()
+    for height in (0.5, 0.5, 0.51, 0.48, 0.99, 0.999, 0.0):
+        film.text(0.1, height, "M 0.97 B 0.00")
+    figure.draw_without_rendering()
+    part_words(film)
+    figure.draw_without_rendering()
+    places = [words.get_window_extent() for words in film.texts]
+    assert not any(a.overlaps(b) for a, b in combinations(places, 2))
+    frame = film.get_window_extent()
+    assert all(frame.y0 <= place.y0 and place.y1 <= frame.y1 for place in places)
 
 
 def test_folds_without_a_figure_are_counted() -> None:

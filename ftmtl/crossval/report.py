@@ -111,9 +111,10 @@ false positive an image, with the veto's malignancy.</p>
 """
 
 
-MORE_STYLE = """h3{font-size:1rem;margin:1.4rem 0 .2rem}.pair{display:flex;gap:1rem}
-.pair img{width:50%}.wide{overflow-x:auto;font-size:13px}.warning{background:#fff4e5;
-border-left:4px solid #c2410c;padding:.6rem 1rem}tr.ours td{font-weight:600;background:#f1f6fc}
+MORE_STYLE = """h3{font-size:1rem;margin:1.4rem 0 .2rem}.pair{display:flex;gap:1rem;
+align-items:flex-start}.pair img{width:50%}.wide{overflow-x:auto;font-size:13px}
+.warning{background:#fff4e5;border-left:4px solid #c2410c;padding:.6rem 1rem}
+tr.ours td{font-weight:600;background:#f1f6fc}
 """
 
 
