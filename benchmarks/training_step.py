@@ -1,11 +1,11 @@
 """Training throughput, and how much of a step waits for its images, on this machine.
 
-    python benchmarks/training_step.py            # the recommended recipe, 12 steps
+    python benchmarks/training_step.py            # the recommended recipe, 12 steps a stage
     python benchmarks/training_step.py --workers 2 --device cuda
 
 The films are the eight real samples (4736×2624 and the like), each with a mass outlined at the
 film's own resolution, which is the slowest kind of truth to prepare. Masses and steps are as in
-`ftmtl train`, from the same parts; prints medians and the load of the machine.
+`ftmtl train`, from the same parts; prints each stage's medians and the load of the machine.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).resolve().parent.parent
+WARM = 2  # steps that meet cold caches and starting workers
 sys.path.insert(0, str(ROOT))
 
-from ftmtl.config import MODELS, PRESETS, preset_of  # noqa: E402
+from ftmtl.config import MODELS, PRESETS, Preset, Stage, preset_of  # noqa: E402
 from ftmtl.datasets.records import Annotation, ImageRecord  # noqa: E402
 from ftmtl.device import autocast, pick_device  # noqa: E402
 from ftmtl.mammogram import read_mammogram  # noqa: E402
-from ftmtl.network.model import build  # noqa: E402
+from ftmtl.network.model import FTMTLNet, build  # noqa: E402
 from ftmtl.samples import prepare_samples  # noqa: E402
 from ftmtl.training.samples import BalancedSampler, CanvasCache, TrainingSet  # noqa: E402
-from ftmtl.training.stages import losses, trainable  # noqa: E402
+from ftmtl.training.stages import losses, optimizer_of, trainable  # noqa: E402
 from ftmtl.weights_file import STARTER_WEIGHTS, load_weights  # noqa: E402
 
 
@@ -59,6 +60,46 @@ def records(folder: Path) -> list[ImageRecord]:
     return made
 
 
+def timed(
+    network: FTMTLNet, stage: Stage, preset: Preset, films: list[ImageRecord], store: CanvasCache,
+    options: argparse.Namespace, device: torch.device,
+) -> dict[str, float]:
+    """Steps of a stage: how long they take, and how long they wait for their images."""
+    config = preset.training
+    size, count = config.batch_size, options.steps + WARM
+    parameters = trainable(network, stage)
+    optimizer = optimizer_of(parameters, stage, config)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-6  # the proposals stay those of mid-training
+    order = BalancedSampler(films, length=count * size, seed=0).epoch(0)
+    batches = iter(DataLoader(
+        TrainingSet(films, store, augmentation=config.augment, seed=0),
+        batch_sampler=[order[i : i + size] for i in range(0, len(order), size)],  # type: ignore[arg-type]
+        num_workers=options.workers, collate_fn=list))
+    waits, steps = [], []
+    for _ in range(count):
+        began = time.perf_counter()
+        batch = next(batches)
+        ready = time.perf_counter()
+        with autocast(device):
+            terms = losses(network, [s.to(device) for s in batch], stage, preset)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        waits.append(ready - began)
+        steps.append(time.perf_counter() - began)
+    waits, steps = waits[WARM:], steps[WARM:]
+    return {
+        "step, s": round(statistics.median(steps), 3),
+        "waits for data, s": round(statistics.median(waits), 3),
+        "share of a step that waits": round(sum(waits) / sum(steps), 3),
+        "images a second": round(size * len(steps) / sum(steps), 2),
+    }
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -66,62 +107,39 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="recommended")
-    parser.add_argument("--model", choices=MODELS, default="ft-mtl-net")
+    parser.add_argument("--model", choices=MODELS, help="[the preset's own]")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = pick_device(options.device)
-    preset = preset_of(options.model, PRESETS[options.preset])
-    config = preset.training
-    stage = next(s for s in reversed(config.stages) if "backbone" in s.trains)  # the dearest
+    preset = PRESETS[options.preset]
+    model = options.model or preset.network.variant
+    preset = preset_of(model, preset)
     read = load_weights(STARTER_WEIGHTS)  # any trained weights: proposals as in mid-training
-    network = build(preset.network, frozen_backbone=config.frozen_backbone)
+    network = build(preset.network, frozen_backbone=preset.training.frozen_backbone)
     own = network.state_dict()
     network.load_state_dict({
         name: value for name, value in read.state.items()
         if name in own and own[name].shape == value.shape
     }, strict=False)
     network = network.to(device).train()
-    optimizer = torch.optim.SGD(trainable(network, stage), lr=1e-6, momentum=config.momentum)
-    waits, steps = [], []
     with tempfile.TemporaryDirectory() as folder:
         films = records(Path(folder, "films"))
         store = CanvasCache(Path(folder, "canvases"), preset.network.canvas)
         for film in films:
             store.get(film)
-        count = (options.steps + 2) * config.batch_size
-        order = BalancedSampler(films, length=count, seed=0).epoch(0)
-        size = config.batch_size
-        batches = iter(DataLoader(
-            TrainingSet(films, store, augmentation=config.augment, seed=0),
-            batch_sampler=[order[i : i + size] for i in range(0, count, size)],  # type: ignore[arg-type]
-            num_workers=options.workers, collate_fn=list))
-        for _ in range(options.steps + 2):
-            began = time.perf_counter()
-            batch = next(batches)
-            ready = time.perf_counter()
-            with autocast(device):
-                terms = losses(network, [s.to(device) for s in batch], stage, preset)
-            optimizer.zero_grad(set_to_none=True)
-            torch.stack(list(terms.values())).sum().backward()
-            optimizer.step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            waits.append(ready - began)
-            steps.append(time.perf_counter() - began)
-    waits, steps = waits[2:], steps[2:]  # the first meet cold caches and starting workers
-    result = {
+        stages = {stage.name: timed(network, stage, preset, films, store, options, device)
+                  for stage in preset.training.stages}
+    setting = {
         "device": str(device), "threads": torch.get_num_threads(), "workers": options.workers,
-        "model": options.model, "preset": options.preset, "batch": size,
-        "step, s": round(statistics.median(steps), 3),
-        "waits for data, s": round(statistics.median(waits), 3),
-        "share of a step that waits": round(sum(waits) / sum(steps), 3),
-        "images a second": round(size * len(steps) / sum(steps), 2),
+        "model": model, "preset": preset.name, "batch": preset.training.batch_size,
         "load of the machine (1 min)": round(os.getloadavg()[0], 1),
     }
-    for name, value in result.items():
-        print(f"{name:30} {value}")
+    for title, values in {"": setting, **stages}.items():
+        print(title)
+        for name, value in values.items():
+            print(f"{name:30} {value}")
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1))
+        options.json.write_text(json.dumps({**setting, "stages": stages}, indent=1))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+PARTS = ".*.part"  # what is being written, or was when its process was killed
 
 
 @contextmanager
@@ -40,6 +43,20 @@ def write_json(path: Path, document: Any) -> None:
     """Put a JSON document in the place of `path`, whole or not at all."""
     with atomic_write(path) as file:
         file.write(json.dumps(document, indent=1).encode())
+
+
+def clear_parts(parts: Iterable[Path], *, older_than: float = 0.0) -> int:
+    """Remove what killed writes left. Returns how much there was.
+
+    Newer ones than so many seconds may be another process's, which writes at this moment, and stay.
+    """
+    cleared = 0
+    for part in parts:
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime >= older_than:
+                part.unlink()
+                cleared += 1
+    return cleared
 
 
 def _sync_folder(folder: Path) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Command = Callable[[argparse.Namespace], int]
 
+LARGEST_SEED = 2**32 - 1
+
 # Data sets as their owners publish them: `read_MODULE` in ftmtl/datasets/MODULE.py.
 _READERS = {
     "inbreast": "inbreast", "cbis-ddsm": "cbis_ddsm", "mini-mias": "mini_mias",
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
                          help="the COCO JSON to write; of phantoms and contrast-shift the "
                               "folder")
     dataset.add_argument("--patients", type=int, default=20, help="how many phantoms [20]")
-    dataset.add_argument("--seed", type=int, default=0, help="of the phantoms [0]")
+    dataset.add_argument("--seed", type=_count(0), default=0, help="of the phantoms [0]")
     dataset.add_argument("--hold-out", type=_parts, metavar="PARTS",
                          help="keep one patient in so many apart: writes OUT without her and "
                               "OUT's name with .held-out.json")
@@ -91,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
     train.add_argument("--device", default="auto")
     train.add_argument("--workers", type=int, default=0, help="processes that prepare samples")
-    train.add_argument("--epochs", type=int, help="of each stage, in place of the preset's")
-    train.add_argument("--seed", type=int)
+    train.add_argument("--epochs", type=_count(1), help="of each stage, in place of the preset's")
+    train.add_argument("--seed", type=_count(0))
     train.add_argument("--max-minutes", type=float, help="stop, resumable, after so long")
     train.add_argument("--malignant-means", default="as the data set says",
                        help="what 'malignant' is in the data, for the weights' card")
@@ -126,15 +128,16 @@ def _parser() -> argparse.ArgumentParser:
     crossval.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL",
                           default=["ft-mtl-net", "mask-rcnn"],
                           help=f"any of {', '.join(MODELS)} [ft-mtl-net mask-rcnn]")
-    crossval.add_argument("--folds", type=int, default=5)
+    crossval.add_argument("--folds", type=_count(2), default=5)
     crossval.add_argument("--split", choices=["patients", "masses"], default="patients",
                           help="masses: the paper's folds, which leak")
     crossval.add_argument("--preset", default="recommended", choices=["paper", "recommended"])
     crossval.add_argument("--imagenet", type=Path, required=True,
                           help="ResNet-50 safetensors to start from, or weights of ours, whose "
                                "backbone is taken: they must not have learned from these films")
-    crossval.add_argument("--epochs", type=int, help="of each stage, in place of the preset's")
-    crossval.add_argument("--seed", type=int, default=0, help="of the folds and of training")
+    crossval.add_argument("--epochs", type=_count(1),
+                          help="of each stage, in place of the preset's")
+    crossval.add_argument("--seed", type=_count(0), default=0, help="of the folds and of training")
     crossval.add_argument("--devices", nargs="+", metavar="DEVICE",
                           help="one fold at a time on each [every CUDA device, or cpu]")
     crossval.add_argument("--workers", type=int, default=0,
@@ -165,6 +168,17 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, help="write everything here too")
     bench.set_defaults(command=_bench)
     return parser
+
+
+def _count(least: int) -> Callable[[str], int]:
+    """A whole number from `least` to the largest seed that numpy and scikit-learn take."""
+    def count(text: str) -> int:
+        value = int(text)
+        if not least <= value <= LARGEST_SEED:
+            raise argparse.ArgumentTypeError(f"{value} is not from {least} to {LARGEST_SEED}")
+        return value
+
+    return count
 
 
 def _parts(text: str) -> int:

@@ -135,6 +135,18 @@ def test_a_mistake_is_one_sentence(
     assert words in message and "Traceback" not in message and message.count("\n") == 1
 
 
+@pytest.mark.parametrize(("command", "option", "value"), [
+    ("train", "--epochs", "0"), ("train", "--seed", "-1"), ("crossval", "--epochs", "-1"),
+    ("crossval", "--seed", str(2**32)), ("crossval", "--folds", "1"),
+])
+def test_a_number_that_means_nothing_is_refused(
+    command: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([command, option, value])
+    assert f"argument {option}: {value} is not from" in capsys.readouterr().err
+
+
 def test_monai_comes_alone_and_leaves_its_company_to_be_found() -> None:
     code = ("import sys\n"
             "from ftmtl.lean import TAKEN_ALONG, load_monai\n"

@@ -62,6 +62,8 @@ def test_a_set_is_read_as_it_says(tmp_path: Path) -> None:
     assert first.masses == (mass,)
     # Nothing is known of the second woman: she is nobody else.
     assert second.annotations == () and second.patient_id == "image b" and second.pixel_aspect == 1
+    assert first.patient_known and not second.patient_known
+    assert [i.get("patient_id") for i in to_coco([first, second])["images"]] == ["W1", None]
 
 
 def test_a_category_is_what_its_name_says(tmp_path: Path) -> None:

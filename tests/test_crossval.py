@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from training_set import TINY, make_set
 
 from ftmtl.cli import main
 from ftmtl.config import preset_of
-from ftmtl.crossval.cases import pick
+from ftmtl.crossval.cases import part_words, pick
 from ftmtl.crossval.folds import Folds, TooFewToFold, by_mass, by_patient
-from ftmtl.crossval.outcome import Outcome, assess
+from ftmtl.crossval.outcome import Outcome, assess, over_the_folds
 from ftmtl.crossval.report import write_experiment_report
 from ftmtl.crossval.run import (
     PREDICTIONS,
+    WEIGHTS,
     Experiment,
     FoldFailed,
     OtherExperiment,
@@ -38,7 +42,9 @@ from ftmtl.datasets.phantom import make_phantoms
 from ftmtl.datasets.records import Annotation, ImageRecord
 from ftmtl.evaluation import evaluate
 from ftmtl.evaluation.compare import FIGURES
+from ftmtl.evaluation.plots import new_figure
 from ftmtl.training.loop import NothingToTrainOn
+from ftmtl.training.samples import CanvasCache
 from ftmtl.weights_file import STARTER_WEIGHTS, load_weights
 
 MODELS = ("ft-mtl-net", "mask-rcnn")
@@ -203,6 +209,45 @@ def test_the_report_says_what_was_done_and_needs_nothing_else(outcome: Outcome) 
         assert matplotlib.image.imread(out / f"{name}.png").std() > 0.03
 
 
+def test_words_on_a_film_lie_apart() -> None:
+    """Boxes of one mass lie on each other; what is written beside them must not."""
+    figure = new_figure(3, 5)
+    film = figure.subplots()
+    for height in (0.5, 0.5, 0.51, 0.48, 0.99, 0.999, 0.0):
+        film.text(0.1, height, "M 0.97 B 0.00")
+    figure.draw_without_rendering()
+    part_words(film)
+    figure.draw_without_rendering()
+    places = [words.get_window_extent() for words in film.texts]
+    assert not any(a.overlaps(b) for a, b in combinations(places, 2))
+    frame = film.get_window_extent()
+    assert all(frame.y0 <= place.y0 and place.y1 <= frame.y1 for place in places)
+
+
+def test_folds_without_a_figure_are_counted() -> None:
+    """[1, None, None, 1, 1] is no 1.00 ± 0.00 over five folds."""
+    half = {"values": [1, None, None, 1, 1], "mean": 1.0, "sd": 0.0}
+    assert over_the_folds(half) == "1.00 ± 0.00 (3 of 5 folds)"
+    assert over_the_folds({**half, "values": [1] * 5}) == "1.00 ± 0.00"
+    assert over_the_folds({"values": [None] * 5, "mean": None, "sd": None}) == "none"
+
+
+def test_folds_of_nameless_women_are_not_said_to_be_tight(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    """A set may not say whose a film is; then nobody knows that no woman is in two folds."""
+    folds = outcome.experiment.folds
+    *named, nameless = folds.records
+    records = (*named, replace(nameless, patient_known=False))
+    shutil.copytree(outcome.experiment.out, tmp_path / "out")
+    experiment = replace(outcome.experiment, out=tmp_path / "out",
+                         folds=replace(folds, records=records))
+    write_experiment_report(assess(experiment, bootstraps=20))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "no woman is in two" not in page
+    assert "1 image names no patient: each is taken for a woman of her own, and folds" in page
+
+
 def test_a_second_run_does_nothing_again(outcome: Outcome, films: list[ImageRecord]) -> None:
     """Done folds stay as they are, a model can join later; another recipe is refused."""
     out = outcome.experiment.out
@@ -215,8 +260,55 @@ def test_a_second_run_does_nothing_again(outcome: Outcome, films: list[ImageReco
         with pytest.raises(OtherExperiment, match="give another --out"):
             plan(films, out, **other)
     plan(films, out, models=(*MODELS, "no-transfer"))
+    halves = out / ".plan.json.00000000.part", out / "canvases" / ".x.npz.00000000.part"
+    for half in halves:
+        half.write_text("of a killed run")
     with owned(out), pytest.raises(OtherExperiment, match="another command"), owned(out):
         pass
+    assert not any(half.exists() for half in halves)
+
+
+def test_a_damaged_canvas_is_made_again(films: list[ImageRecord], tmp_path: Path) -> None:
+    cache = CanvasCache(tmp_path, TINY.network.canvas)
+    pixels, geometry = cache.get(films[0])
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for damaged in (b"", b"junk", whole[:-9], whole[:300], whole.replace(b"geometry", b"geometer")):
+        file.write_bytes(damaged)
+        again, its = cache.get(films[0])
+        assert np.array_equal(again, pixels) and its == geometry
+        assert file.read_bytes() == whole
+
+
+BLINK = replace(QUICK, training=replace(QUICK.training, stages=QUICK.training.stages[:1]))
+
+
+def test_a_damaged_fold_is_done_again(
+    films: list[ImageRecord], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cut off, of another fold, or without its weights; a plan that cannot be read is told."""
+    def go_on() -> list[str]:
+        caplog.clear()
+        run(plan(films, tmp_path, models=("no-transfer",), preset=BLINK), devices=["cpu"])
+        return [r.message for r in caplog.records if "is done again" in r.message]
+
+    assert go_on() == []
+    first, second = (tmp_path / "no-transfer" / f"fold-{n}" for n in (1, 2))
+    (first / ".checkpoint.pt.00000000.part").write_text("of a killed run")
+    whole = (first / PREDICTIONS).read_bytes()
+    for damaged, words in ((whole[:-9], "is not JSON"), (b"{}", "is not a list"),
+                           ((second / PREDICTIONS).read_bytes(), "is not in its films")):
+        (first / PREDICTIONS).write_bytes(damaged)
+        (said,) = go_on()
+        assert said.startswith("no-transfer fold 1 is done again: ") and words in said
+        assert (first / PREDICTIONS).read_bytes() == whole
+    assert not list(first.glob(".*.part"))
+    (second / WEIGHTS).unlink()
+    (said,) = go_on()
+    assert said.startswith("no-transfer fold 2 is done again: ") and WEIGHTS in said
+    (tmp_path / "plan.json").write_text('{"identity": "')
+    with pytest.raises(OtherExperiment, match=r"plan\.json: cannot be read .*another --out"):
+        go_on()
 
 
 KILLED = """
@@ -285,6 +377,7 @@ def test_a_fold_that_fails_is_named(films: list[ImageRecord], tmp_path: Path) ->
     first = experiment.folder("ft-mtl-net", 0)
     first.mkdir(parents=True)
     (first / PREDICTIONS).write_text("[]")
+    save_file({}, first / WEIGHTS)
     folder = experiment.folder("ft-mtl-net", 1)
     folder.mkdir(parents=True)
     (folder / "checkpoint.pt").write_bytes(b"damaged")
@@ -293,9 +386,8 @@ def test_a_fold_that_fails_is_named(films: list[ImageRecord], tmp_path: Path) ->
 
 
 def test_folds_by_mass_run_whole_and_warn(films: list[ImageRecord], tmp_path: Path) -> None:
-    quick = replace(QUICK, training=replace(QUICK.training, stages=QUICK.training.stages[:1]))
     experiment = plan(films, tmp_path, models=("average-pooling",), split="masses", seed=1,
-                      preset=quick)
+                      preset=BLINK)
     run(experiment, devices=["cpu"])
     write_experiment_report(assess(experiment, bootstraps=20))
     page = (tmp_path / "report.html").read_text()
@@ -323,6 +415,7 @@ def test_the_paper_s_experiment_on_phantoms(
     assert '"mask-rcnn"' in capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text()
     assert "spiculated, in phantoms" in page and "starter.safetensors" in page
+    assert "fixed by --epochs before the first fold" in page
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["experiment"]["masks"] == {"annotated": metrics["models"]["mask-rcnn"]["masses"]}
     assert metrics["models"]["ft-mtl-net"]["images"] == 8

@@ -45,6 +45,19 @@ def test_mask_rcnn_has_two_million_weights_where_the_paper_counts_them() -> None
     assert others == {n: p.shape for n, p in theirs.named_parameters() if "classification" not in n}
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_what_models_share_starts_alike(model: str) -> None:
+    """From the same seed: what two models differ in is not the luck of their boxes and masks."""
+    def shared(name: str) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        state = build(preset_of(name, RECOMMENDED).network).state_dict()
+        return {key: value for key, value in state.items() if "classification" not in key}
+
+    theirs = shared(model)
+    for name, value in shared("ft-mtl-net").items():
+        assert torch.equal(theirs[name], value), name
+
+
 @pytest.mark.parametrize("preset", [PAPER, RECOMMENDED], ids=lambda preset: preset.name)
 def test_what_two_layers_hand_on_is_heard_from_the_start(preset: Preset) -> None:
     """Neither the transfer nor the baseline's hidden layers fade beside the pooled features.

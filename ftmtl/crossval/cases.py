@@ -15,10 +15,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from ftmtl.canvas import Canvas, make_canvas
 from ftmtl.crossval.outcome import Outcome
+from ftmtl.crossval.run import WEIGHTS
 from ftmtl.datasets.records import ImageRecord
 from ftmtl.device import autocast
 from ftmtl.evaluation.evaluate import Judged
@@ -96,7 +98,7 @@ def figure_6(outcome: Outcome, model: str, case: Case) -> Figure:
     """Four steps side by side: truth, candidates, heads, verdict."""
     record = outcome.experiment.folds.records[case.image]
     fold = outcome.experiment.folds.fold[case.image]
-    weights = outcome.experiment.folder(model, fold) / "weights.safetensors"
+    weights = outcome.experiment.folder(model, fold) / WEIGHTS
     threshold = threshold_at(outcome.judged[model].frocs["iou>0.2"].curve, SHOWN_FPI)
     return _draw(trace(Predictor.load(weights, device="cpu"), record, threshold), record, case)
 
@@ -164,6 +166,9 @@ def _draw(steps: Trace, record: ImageRecord, case: Case) -> Figure:
     said = "no likely mass" if verdict.label == "no finding" else verdict.label
     figure.suptitle(f"{case.why[0].upper()}{case.why[1:]}. Verdict: {said}, "
                     f"malignancy {verdict.malignancy:.2f}", fontsize=12, color=INK)
+    figure.draw_without_rendering()  # only then is known how large words are
+    for axes in panels:
+        part_words(axes)
     return figure
 
 
@@ -200,6 +205,21 @@ def _box(axes: Axes, box: list[float], colour: str, words: str, *, dashed: bool 
     axes.text(x2 if leaning == "right" else x1, y1 if fits else max(0, y1), words, color=colour,
               fontsize=7.5, ha=leaning, va="bottom" if fits else "top", clip_on=True,
               bbox={"facecolor": "black", "alpha": 0.55, "pad": 1, "linewidth": 0})
+
+
+def part_words(axes: Axes) -> None:
+    """Move words up or down, no further than needed, until none lie on others or off the film."""
+    film, taken = axes.get_window_extent(), list[Bbox]()
+    for words in axes.texts:
+        own = words.get_window_extent().padded(1.5)  # with its dark ground
+        places = [own.translated(0, step * own.height)
+                  for step in sorted(range(-len(axes.texts), len(axes.texts) + 1), key=abs)]
+        free = [place for place in places
+                if not any(place.overlaps(other) for other in taken)]
+        kept = next((place for place in free if film.y0 <= place.y0 and place.y1 <= film.y1), own)
+        taken.append(kept)
+        x, y = axes.transData.transform(words.get_position())
+        words.set_position(axes.transData.inverted().transform((x, y + kept.y0 - own.y0)))
 
 
 def _mask(axes: Axes, box: list[float], mask: Tensor, colour: str) -> None:

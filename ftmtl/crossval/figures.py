@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ftmtl.crossval.outcome import Outcome
+from ftmtl.crossval.outcome import Outcome, over_the_folds
 from ftmtl.crossval.published import FIGURE_3, FIGURE_4A, FIGURE_5B_FLOOR
 from ftmtl.evaluation.evaluate import Judged
 from ftmtl.evaluation.inputs import FloatArray
 from ftmtl.evaluation.localisation import LIMITS, LOCALISATION_FPI, froc_by_iou
 from ftmtl.evaluation.plots import INK, QUIET, dress, new_figure
-from ftmtl.evaluation.report import plus_minus
 
 COLOURS = {  # told apart by the colour-blind; the pair of the paper stands out
     "ft-mtl-net": "#0b559f", "mask-rcnn": "#c2410c", "no-transfer": "#4d7c0f",
@@ -30,6 +29,8 @@ NAMES = {
 }
 PAIR = ("ft-mtl-net", "mask-rcnn")
 BARS = 10  # to an axis
+BESIDE = 0.2  # of the way to the next bar
+LINE = 0.19  # inches, of a legend
 FPI_SHOWN = 5.0
 
 Curve = Callable[[Judged], FloatArray]
@@ -50,6 +51,7 @@ def figure_3(outcome: Outcome) -> Figure:
     axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
     axes.set_xlim(-0.005, 1)
     _lines(axes, grid, outcome, roc, "auc_mass_detected", FIGURE_3, "AUC ")
+    _legend(figure)
     return figure
 
 
@@ -71,7 +73,7 @@ def figure_4a(outcome: Outcome) -> Figure:
             axes.errorbar([fpi], [tpr], [sd], fmt="x", color=COLOURS[model], markersize=7,
                           capsize=3, linewidth=1, alpha=0.75)
     axes.plot([], [], "x", color=QUIET, label="crosses: the paper's, at 3.67 FPI")
-    _legend(axes, "lower right")
+    _legend(figure)
     return figure
 
 
@@ -91,6 +93,7 @@ def figure_5b(outcome: Outcome) -> Figure:
     axes.plot([0.1, until], [floor, floor], color=QUIET, linewidth=1, linestyle="--",
               label="in the paper: above 0.9 up to 0.4")
     _lines(axes, grid, outcome, localisation, None, {}, "")
+    _legend(figure)
     return figure
 
 
@@ -99,7 +102,7 @@ def _once(judged: Judged) -> FloatArray:
 
 
 def _start(x: str, y: str, title: str) -> tuple[Figure, Axes]:
-    figure = new_figure(7, 5.8)
+    figure = new_figure(7, 5.2)
     axes = figure.subplots()
     dress(axes, x, y)
     axes.set_title(title, fontsize=12, color=INK)
@@ -110,28 +113,34 @@ def _lines(axes: Axes, grid: FloatArray, outcome: Outcome, curve: Curve, key: st
            quoted: Mapping[str, str], what: str) -> None:
     """Each model's mean curve over the folds that have one, with bars of 2 SD for the pair."""
     models = outcome.experiment.models
-    for number, model in enumerate(models):
+    barred = [model for model in models if model in PAIR or len(models) == 1]
+    for model in models:
         drawn = np.array([curve(judged) for judged in outcome.folds[model]])
         drawn = drawn[~np.isnan(drawn).any(axis=1)]
         label = NAMES[model]
         if key is not None:
-            label += f": {what}{plus_minus(outcome.result['models'][model]['folds'][key])}"
+            label += f": {what}{over_the_folds(outcome.result['models'][model]['folds'][key])}"
         if model in quoted:
             label += f" (paper {quoted[model]})"
         if not len(drawn):
             axes.plot([], [], " ", label=f"{NAMES[model]}: no fold has a curve")
             continue
-        loud = model in PAIR or len(models) == 1
+        loud = model in barred
         line: dict[str, Any] = {"color": COLOURS[model], "label": label}
         axes.plot(grid, drawn.mean(axis=0), linewidth=2 if loud else 1.2,
                   linestyle="-" if loud else (0, (4, 2)), **line)
         if loud and len(drawn) > 1:
             step = max(1, len(grid) // BARS)
-            at = slice(step // 2 + number * step // 4, None, step)  # beside each other's
-            axes.errorbar(grid[at], drawn.mean(axis=0)[at], drawn.std(axis=0, ddof=1)[at],
-                          fmt="none", ecolor=COLOURS[model], elinewidth=1.1, capsize=2, alpha=0.8)
-    _legend(axes, "lower right" if key else "lower left")
+            at = slice(step // 2, None, step)
+            # On the model's own line, beside the other's bar.
+            beside = barred.index(model) - (len(barred) - 1) / 2
+            places = grid[at] + BESIDE * beside * (grid[step] - grid[0])
+            axes.errorbar(places, np.interp(places, grid, drawn.mean(axis=0)),
+                          drawn.std(axis=0, ddof=1)[at], fmt="none", ecolor=COLOURS[model],
+                          elinewidth=1.1, capsize=2, alpha=0.8)
 
 
-def _legend(axes: Axes, where: Literal["lower left", "lower right"]) -> None:
-    axes.legend(loc=where, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
+def _legend(figure: Figure) -> None:
+    """Below the axes, where it covers no curve, and not at their cost."""
+    legend = figure.legend(loc="outside lower center", frameon=False, fontsize=9)
+    figure.set_figheight(figure.get_figheight() + LINE * len(legend.get_texts()))

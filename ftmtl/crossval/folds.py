@@ -47,11 +47,17 @@ class Folds:
             films += sum(r.path in known[1] for r in self.test(fold))
         return {"tests": len(self.records), "of_known_patients": women, "of_known_films": films}
 
+    def without_patient(self) -> int:
+        """How many films name no patient: each is taken for a woman of her own."""
+        return len({r.path for r in self.records if not r.patient_known})
+
     def truth(self) -> dict[str, Any]:
         """The COCO data set of the records, each image with its `fold`."""
         document = to_coco(self.records)
         for image, record, fold in zip(document["images"], self.records, self.fold, strict=True):
             image |= {"file_name": record.path.name, "fold": fold}
+            if self.split == "masses":  # a film's samples are hers, whoever she is
+                image["patient_id"] = record.patient_id
         return document
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ftmtl.config import PRESETS, Preset
 from ftmtl.crossval.run import Experiment
 from ftmtl.evaluation.compare import compare, judge_by_fold, over_folds
 from ftmtl.evaluation.evaluate import Judged, judge, replicates_for, summarise
 from ftmtl.evaluation.inputs import parse_predictions, parse_truth
+from ftmtl.evaluation.report import plus_minus
 from ftmtl.network.model import build
-
-EPOCHS = "fixed by the preset before the first fold; no reported fold chose anything"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,14 @@ class Outcome:
 def reference_of(models: tuple[str, ...]) -> str:
     """FT-MTL-Net, or the first where it takes no part."""
     return "ft-mtl-net" if "ft-mtl-net" in models else models[0]
+
+
+def over_the_folds(figure: Mapping[str, Any]) -> str:
+    """The mean and the SD of a figure over the folds, and how many have it where not all do."""
+    values = figure["values"]
+    known = sum(value is not None for value in values)
+    of = "" if known in (0, len(values)) else f" ({known} of {len(values)} folds)"
+    return plus_minus(figure) + of
 
 
 def assess(experiment: Experiment, *, bootstraps: int = 2000, seed: int = 0) -> Outcome:
@@ -70,12 +79,14 @@ def _description(experiment: Experiment) -> dict[str, Any]:
         "split": folds.split,
         "folds": [_content(experiment, fold) for fold in range(folds.count)],
         "leak": folds.leak(),
+        "images_without_patient": folds.without_patient(),
         "preset": experiment.preset.name,
         "stages": [{"name": s.name, "epochs": s.epochs} for s in training.stages],
         "steps_per_epoch": training.steps_per_epoch,
         "batch_size": training.batch_size,
         "seed": training.seed,
-        "epochs_chosen": EPOCHS,
+        "epochs_chosen": f"fixed by {_who_chose_epochs(experiment.preset)} before the first fold; "
+                         "no reported fold chose anything",
         "backbone_start": None if experiment.imagenet is None else experiment.imagenet.name,
         "malignant_means": experiment.malignant_means,
         "masks": dict(Counter(
@@ -85,6 +96,12 @@ def _description(experiment: Experiment) -> dict[str, Any]:
             model: _classifier_weights(experiment, model) for model in experiment.models
         },
     }
+
+
+def _who_chose_epochs(preset: Preset) -> str:
+    own = PRESETS.get(preset.name, preset)
+    asked = [stage.epochs for stage in preset.training.stages]
+    return "the preset" if asked == [s.epochs for s in own.training.stages] else "--epochs"
 
 
 def _content(experiment: Experiment, fold: int) -> dict[str, int]:

@@ -15,14 +15,13 @@ from typing import Any
 from ftmtl.atomic import atomic_write
 from ftmtl.crossval.cases import figure_6, pick
 from ftmtl.crossval.figures import NAMES, figure_3, figure_4a, figure_5b
-from ftmtl.crossval.outcome import Outcome
+from ftmtl.crossval.outcome import Outcome, over_the_folds
 from ftmtl.crossval.published import TABLE_3, TABLE_4, TABLE_5
 from ftmtl.evaluation.plots import reliability_plot, worded
 from ftmtl.evaluation.report import (
     COMPARISON_NOTE,
     STYLE,
     comparison_table,
-    plus_minus,
     png,
     table,
 )
@@ -112,23 +111,31 @@ false positive an image, with the veto's malignancy.</p>
 """
 
 
-MORE_STYLE = """h3{font-size:1rem;margin:1.4rem 0 .2rem}.pair{display:flex;gap:1rem}
-.pair img{width:50%}.wide{overflow-x:auto;font-size:13px}.warning{background:#fff4e5;
-border-left:4px solid #c2410c;padding:.6rem 1rem}tr.ours td{font-weight:600;background:#f1f6fc}
+MORE_STYLE = """h3{font-size:1rem;margin:1.4rem 0 .2rem}.pair{display:flex;gap:1rem;
+align-items:flex-start}.pair img{width:50%}.wide{overflow-x:auto;font-size:13px}
+.warning{background:#fff4e5;border-left:4px solid #c2410c;padding:.6rem 1rem}
+tr.ours td{font-weight:600;background:#f1f6fc}
 """
 
 
 def _warning(experiment: Mapping[str, Any]) -> str:
     """What a reader must know before the figures."""
-    leak = experiment["leak"]
-    if not leak["of_known_patients"]:
-        return ""
-    return (
-        '<p class="warning"><b>These folds leak.</b> They are split by mass, as in the paper: '
-        f"{leak['of_known_patients']} of {leak['tests']} tests show a woman, and "
-        f"{leak['of_known_films']} the very film, that the model was trained on. The figures say "
-        "how large the leak is when set beside folds by patient, nothing else.</p>"
-    )
+    leak, nameless, words = experiment["leak"], experiment["images_without_patient"], []
+    if nameless:
+        words.append(f"<b>{_nameless(nameless)}: each is taken for a woman of her own, and folds "
+                     "may leak.</b>")
+    if leak["of_known_patients"]:
+        words.append(
+            "<b>These folds leak.</b> They are split by mass, as in the paper: "
+            f"{leak['of_known_patients']} of {leak['tests']} tests show a woman, and "
+            f"{leak['of_known_films']} the very film, that the model was trained on. The figures "
+            "say how large the leak is when set beside folds by patient, nothing else."
+        )
+    return "".join(f'<p class="warning">{word}</p>' for word in words)
+
+
+def _nameless(images: int) -> str:
+    return f"{images} image{'s name' if images > 1 else ' names'} no patient"
 
 
 def _setting(result: Mapping[str, Any]) -> Rows:
@@ -138,7 +145,9 @@ def _setting(result: Mapping[str, Any]) -> Rows:
     steps = done["steps_per_epoch"] or "as many as the images fill"
     masks = ", ".join(f"{count} {MASK_NAMES[source]}" for source, count in done["masks"].items())
     leak = done["leak"]
-    split = "by patient, films of one kind in equal shares; no woman is in two" \
+    nameless = done["images_without_patient"]
+    apart = _nameless(nameless) if nameless else "no woman is in two"
+    split = f"by patient, films of one kind in equal shares; {apart}" \
         if done["split"] == "patients" else \
         f"by mass, as in the paper; {leak['of_known_patients']} of {leak['tests']} tests show a " \
         f"woman trained on, {leak['of_known_films']} the very film"
@@ -196,7 +205,7 @@ def _auc(part: Mapping[str, Any]) -> str:
 
 
 def _tpr(part: Mapping[str, Any]) -> str:
-    return ", ".join(f"{plus_minus(part['folds'][f'tpr@{fpi}'])} @ {fpi}"
+    return ", ".join(f"{over_the_folds(part['folds'][f'tpr@{fpi}'])} @ {fpi}"
                      for fpi in ("0.8", "3.67", "5"))
 
 
@@ -207,7 +216,7 @@ def _dice(part: Mapping[str, Any]) -> str:
 def _said(part: Mapping[str, Any], key: str, section: str) -> str:
     """A figure over the folds, or why there is none."""
     if part["folds"][key]["mean"] is not None:
-        return plus_minus(part["folds"][key])
+        return over_the_folds(part["folds"][key])
     return f"none: {part[section]['reasons'].get(key, 'no fold has one')}"
 
 

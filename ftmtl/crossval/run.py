@@ -1,14 +1,15 @@
 """Train and predict every fold of every model, on as many devices as there are.
 
-A fold is done when its `predictions.json` lies in `OUT/MODEL/fold-N`. What is done is never done
-again, and a fold that was interrupted, by whatever, goes on from its checkpoint. Nothing is chosen
-on a reported fold: the epochs are the preset's, fixed beforehand.
+A fold is done when its weights and its `predictions.json`, of its own films, lie in
+`OUT/MODEL/fold-N`. What is done is never done again, and a fold that was interrupted, by whatever,
+goes on from its checkpoint. Nothing is chosen on a reported fold: the epochs are fixed beforehand.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import queue
 import traceback
@@ -20,11 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 
-from ftmtl.atomic import write_json
+from ftmtl.atomic import PARTS, clear_parts, write_json
 from ftmtl.config import Preset, preset_of
 from ftmtl.crossval.folds import SPLITS, Folds, Split
+from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import ImageRecord
+from ftmtl.evaluation.inputs import InvalidPredictions, load_json, parse_predictions, parse_truth
 from ftmtl.network.backbone import Backbone, read_imagenet
 from ftmtl.predict import Predictor
 from ftmtl.predict_files import predict_records, write_predictions
@@ -36,7 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.context import SpawnProcess
 
-PREDICTIONS = "predictions.json"
+log = logging.getLogger(__name__)
+PREDICTIONS, WEIGHTS = "predictions.json", "weights.safetensors"
 TRAINING_SHARE = 0.95  # of a fold's work, for the progress bar; the rest is reading its films
 
 
@@ -110,7 +115,20 @@ class _Job:
 
     @property
     def done(self) -> bool:
-        return (self.folder / PREDICTIONS).exists()
+        return (self.folder / PREDICTIONS).exists() and self.fault() is None
+
+    def fault(self) -> str | None:
+        """Why what lies there is not this fold's outcome, None where it is."""
+        try:
+            with safe_open(self.folder / WEIGHTS, framework="pt"):
+                pass
+            results, name = load_json(self.folder / PREDICTIONS, InvalidPredictions, PREDICTIONS)
+            parse_predictions(results, parse_truth(to_coco(self.test), "its films"), name)
+        except (OSError, SafetensorError) as error:
+            return f"{self.folder / WEIGHTS}: cannot be read ({error})"
+        except InvalidPredictions as error:
+            return str(error)
+        return None
 
 
 def available_devices() -> list[str]:
@@ -144,7 +162,7 @@ def prepare(
         [preset.to_json(), truth, split, start]
     ).encode()).hexdigest()
     plan = out / "plan.json"
-    if plan.exists() and json.loads(plan.read_text("utf-8"))["identity"] != identity:
+    if plan.exists() and _identity_in(plan) != identity:
         raise OtherExperiment(
             f"{plan}: made with other images, another recipe or other folds. "
             "Go on with the same, or give another --out"
@@ -158,12 +176,27 @@ def prepare(
     )
 
 
+def _identity_in(plan: Path) -> Any:
+    try:
+        return json.loads(plan.read_text("utf-8"))["identity"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise OtherExperiment(
+            f"{plan}: cannot be read ({error!r}). Remove it if images, recipe and folds are the "
+            "same as before, or give another --out"
+        ) from error
+
+
 @contextmanager
 def owned(out: Path) -> Iterator[None]:
-    """Keep a second command off the folder. The lock goes with the process, however it ends."""
+    """Keep a second command off the folder, cleared of what killed writes left.
+
+    The lock goes with the process, however it ends.
+    """
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
+            # A fold's own go when it is trained: an orphan of a killed run may be at its last step.
+            clear_parts([*out.glob(PARTS), *out.glob(f"*/{PARTS}")])
             yield
     except Timeout as error:
         raise OtherExperiment(
@@ -181,7 +214,11 @@ def run(
     """
     jobs = [_job(experiment, model, fold, workers)
             for fold in range(experiment.folds.count) for model in experiment.models]
-    shares = {job.name: float(job.done) for job in jobs}
+    pending = [job for job in jobs if not job.done]
+    for job in pending:
+        if (job.folder / PREDICTIONS).exists():
+            log.warning("%s is done again: %s", job.name, job.fault())
+    shares = {job.name: float(job not in pending) for job in jobs}
 
     def report(name: str, share: float, words: str) -> None:
         shares[name] = share
@@ -189,7 +226,6 @@ def run(
         on_progress(Standing(share=sum(shares.values()) / len(shares), done=done,
                              jobs=len(jobs), words=f"{name}: {words}"))
 
-    pending = [job for job in jobs if not job.done]
     if len(devices) == 1:
         for job in pending:
             _do(job, devices[0], report, lambda: False)
@@ -233,6 +269,8 @@ def _do(job: _Job, device: str, report: Callable[[str, float, str], None],
     # An orphan of a killed run may still be at its last step: wait for it.
     with FileLock(job.folder / ".lock"):
         if not job.done:
+            # Else it would vouch for weights of which a second interruption leaves the half.
+            (job.folder / PREDICTIONS).unlink(missing_ok=True)
             outcome = train(
                 job.training, preset=job.preset, out=job.folder, imagenet=job.imagenet,
                 resume=True, device=device, workers=job.workers, cache=job.canvases,

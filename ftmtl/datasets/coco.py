@@ -76,7 +76,7 @@ def to_coco(records: Iterable[ImageRecord]) -> dict[str, Any]:
                 "file_name": str(record.path),
                 "width": record.width,
                 "height": record.height,
-                "patient_id": record.patient_id,
+                **({"patient_id": record.patient_id} if record.patient_known else {}),
                 "laterality": record.laterality,
                 "view": record.view,
                 "pixel_aspect": record.pixel_aspect,
@@ -116,6 +116,7 @@ def _record(
     file: Path, folder: Path, row: dict[str, Any], annotations: list[Annotation]
 ) -> ImageRecord:
     patient = row.get("patient_id")
+    known = patient not in (None, "")
     aspect = row.get("pixel_aspect")
     if aspect is None:
         aspect = 1.0
@@ -129,7 +130,8 @@ def _record(
         width=int(row["width"]),
         height=int(row["height"]),
         # Without a patient each image stands alone: no grouping is claimed that is not known.
-        patient_id=f"image {row['id']}" if patient in (None, "") else str(patient),
+        patient_id=str(patient) if known else f"image {row['id']}",
+        patient_known=known,
         laterality=_word(file, row, "laterality", ("L", "R")),
         view=_word(file, row, "view"),
         pixel_aspect=float(aspect),

@@ -40,6 +40,7 @@ class ImageRecord:
     width: int
     height: int
     patient_id: str
+    patient_known: bool = True  # else `patient_id` is made up, and each image stands alone
     laterality: str | None = None
     view: str | None = None
     pixel_aspect: float = 1.0

@@ -215,25 +215,36 @@ SETTLED_BY: dict[SettledBy, Callable[[NetworkConfig], Settle]] = {
 
 def build(config: NetworkConfig, *, frozen_backbone: int = 0) -> FTMTLNet:
     """The network of `config.variant`; weights but the backbone's from N(0, std), biases 0."""
+    backbone = Backbone(frozen=frozen_backbone)
+    rpn = RegionProposalNetwork(sizes=config.anchor_sizes, ratios=config.anchor_ratios)
+    detection = DETECTION_HEADS[config.boxes_from]()
+    segmentation = SegmentationHead()
+    hidden: set[nn.Module] = {segmentation.deconv1, segmentation.deconv2}
+    _draw([rpn, detection, segmentation], hidden, config)
+    # The classifier is what sets models apart, so it comes last: from one seed all else is alike.
     classification = CLASSIFIERS[config.variant]()
+    if isinstance(classification, MaskRcnnClassificationHead | ClassificationHead):
+        hidden.update(classification.hidden.modules())
+    _draw([classification], hidden, config)
     network = FTMTLNet(
         config,
-        backbone=Backbone(frozen=frozen_backbone),
-        rpn=RegionProposalNetwork(sizes=config.anchor_sizes, ratios=config.anchor_ratios),
-        detection=DETECTION_HEADS[config.boxes_from](),
-        segmentation=SegmentationHead(),
+        backbone=backbone,
+        rpn=rpn,
+        detection=detection,
+        segmentation=segmentation,
         classification=classification,
         settle=SETTLED_BY[config.settled_by](config),
     )
-    hidden: set[nn.Module] = {network.segmentation.deconv1, network.segmentation.deconv2}
-    if isinstance(classification, MaskRcnnClassificationHead | ClassificationHead):
-        hidden.update(classification.hidden.modules())
-    for part in [*network.parts("rpn"), *network.parts("heads")]:
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def _draw(parts: list[nn.Module], hidden: set[nn.Module], config: NetworkConfig) -> None:
+    """New weights for every layer of `parts`."""
+    for part in parts:
         for module in part.modules():
             if isinstance(module, nn.Conv2d | Deconvolution | nn.Linear):
                 std = config.hidden_init_std if module in hidden else config.init_std
                 nn.init.normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network

@@ -16,6 +16,7 @@ import torch
 from torch.nn import Parameter
 from torch.utils.data import DataLoader
 
+from ftmtl.atomic import PARTS, clear_parts
 from ftmtl.config import Preset
 from ftmtl.datasets.records import ImageRecord
 from ftmtl.device import autocast, pick_device
@@ -112,6 +113,9 @@ def _train(
 ) -> Outcome:
     started = time.monotonic()
     store = CanvasCache(cache or out / "canvases", preset.network.canvas)
+    if processes.first:  # the folder is the run's own: nobody else writes there
+        clear_parts([*out.glob(PARTS), *out.glob(f"*/{PARTS}")])
+    processes.wait()
 
     def reading(done: int, total: int) -> None:
         on_progress(Progress(

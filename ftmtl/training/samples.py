@@ -77,8 +77,15 @@ class CanvasCache:
         Raises UnreadableMammogram, also where the file is not of the record's size.
         """
         file = self.folder / f"{self._key(record)}.npz"
-        if not file.exists():
+        try:
+            pixels, geometry = self._stored(file)
+        except Exception:  # not made yet, or damaged, which numpy meets with errors of every class
             self._make(record, file)
+            pixels, geometry = self._stored(file)
+        _check_size(record, geometry.image_size)
+        return pixels, geometry
+
+    def _stored(self, file: Path) -> tuple[NDArray[np.float32], CanvasGeometry]:
         with np.load(file) as stored:
             g = stored["geometry"]
             geometry = CanvasGeometry(
@@ -86,7 +93,6 @@ class CanvasCache:
                 scale=(float(g[4]), float(g[5])), image_size=(int(g[6]), int(g[7])),
                 canvas_size=self.size,
             )
-            _check_size(record, geometry.image_size)
             return stored["pixels"].astype(np.float32) / 65535, geometry
 
     def _key(self, record: ImageRecord) -> str:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import time
-from contextlib import suppress
 from pathlib import Path
 
-from ftmtl.atomic import atomic_write
+from ftmtl import atomic
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +16,7 @@ LONGEST_WRITE = 24 * 3600.0  # seconds
 
 def copy_file(source: Path, target: Path) -> None:
     """Copies a file's bytes to `target`, in one step and on the disk."""
-    with atomic_write(target) as stream, open(source, "rb") as bytes_in:
+    with atomic.atomic_write(target) as stream, open(source, "rb") as bytes_in:
         shutil.copyfileobj(bytes_in, stream, 1 << 20)
 
 
@@ -33,14 +31,5 @@ def set_aside(file: Path, error: Exception) -> Path:
 
 
 def clear_parts(folder: Path) -> int:
-    """Removes what killed writes left below `folder`. Returns how many there were.
-
-    Newer ones may be another process's, which writes at this moment, and stay.
-    """
-    cleared = 0
-    for part in folder.rglob(".*.part"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > LONGEST_WRITE:
-                part.unlink()
-                cleared += 1
-    return cleared
+    """Removes what killed writes left below `folder`. Returns how many there were."""
+    return atomic.clear_parts(folder.rglob(atomic.PARTS), older_than=LONGEST_WRITE)
