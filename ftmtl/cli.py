@@ -77,9 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     dataset.add_argument("--out", type=Path, required=True,
                          help="the COCO JSON to write; of phantoms and contrast-shift the "
                               "folder")
-    dataset.add_argument("--patients", type=int, default=20, help="how many phantoms [20]")
+    dataset.add_argument("--patients", type=_count(1), default=20, help="how many phantoms [20]")
     dataset.add_argument("--seed", type=_count(0), default=0, help="of the phantoms [0]")
-    dataset.add_argument("--hold-out", type=_parts, metavar="PARTS",
+    dataset.add_argument("--hold-out", type=_count(2), metavar="PARTS",
                          help="keep one patient in so many apart: writes OUT without her and "
                               "OUT's name with .held-out.json")
     dataset.set_defaults(command=_dataset)
@@ -172,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _count(least: int) -> Callable[[str], int]:
     """A whole number from `least` to the largest seed that numpy and scikit-learn take."""
+
     def count(text: str) -> int:
         value = int(text)
         if not least <= value <= LARGEST_SEED:
@@ -179,13 +180,6 @@ def _count(least: int) -> Callable[[str], int]:
         return value
 
     return count
-
-
-def _parts(text: str) -> int:
-    parts = int(text)
-    if parts < 2:
-        raise argparse.ArgumentTypeError("2 parts are the fewest: one of them is kept apart")
-    return parts
 
 
 def _data_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
