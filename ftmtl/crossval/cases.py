@@ -219,7 +219,8 @@ def part_words(axes: Axes) -> None:
         kept = next((place for place in free if film.y0 <= place.y0 and place.y1 <= film.y1), own)
         taken.append(kept)
         x, y = axes.transData.transform(words.get_position())
-        words.set_position(axes.transData.inverted().transform((x, y + kept.y0 - own.y0)))
+        x, y = axes.transData.inverted().transform((x, y + kept.y0 - own.y0))
+        words.set_position((x, y))
 
 
 def _mask(axes: Axes, box: list[float], mask: Tensor, colour: str) -> None:
