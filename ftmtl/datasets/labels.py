@@ -176,6 +176,7 @@ def to_record(findings: Findings, path: Path, *, pixel_aspect: float = 1.0) -> I
         width=image.width,
         height=image.height,
         patient_id=image.patient_key or f"image {image.id}",
+        patient_known=image.patient_key is not None,
         laterality=image.laterality,
         view=image.view,
         pixel_aspect=pixel_aspect,
