@@ -83,20 +83,6 @@ class CanvasGeometry:
         out[: self.filled[0], : self.filled[1]] = (small >= 0.5).numpy()
         return out
 
-    def mask_to_image(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """A canvas mask [height, width] on the image, false outside the breast's box.
-
-        It is read at each image pixel's centre, so that a canvas finer than the image gives back
-        the very pixels that were drawn.
-        """
-        rows, columns = self.filled
-        cut = torch.from_numpy(np.ascontiguousarray(mask[:rows, :columns])).float()
-        large = _resize(cut, (self.extent[1], self.extent[0]), antialias=False)
-        out = np.zeros(self.image_size, dtype=bool)
-        x, y = self.origin
-        out[y : y + self.extent[1], x : x + self.extent[0]] = (large >= 0.5).numpy()
-        return out
-
 
 @dataclass(frozen=True)
 class Canvas:
@@ -231,12 +217,10 @@ def fit_geometry(
     )
 
 
-def _resize(
-    image: torch.Tensor, size: tuple[int, int], *, antialias: bool = True
-) -> torch.Tensor:
+def _resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Bilinear, averaging where it shrinks; the outer pixel edges of both grids coincide."""
     if size[1] == 1 < size[0]:  # torch's filter goes astray in a result one pixel wide, not high
-        return _resize(image.T.contiguous(), (1, size[0]), antialias=antialias).T
+        return _resize(image.T.contiguous(), (1, size[0])).T
     return F.interpolate(
-        image[None, None], size=size, mode="bilinear", antialias=antialias, align_corners=False
+        image[None, None], size=size, mode="bilinear", antialias=True, align_corners=False
     )[0, 0]

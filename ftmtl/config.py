@@ -1,8 +1,9 @@
-"""Every number of the network and of its training, in frozen dataclasses.
+"""Every number of the network's shape and of its training, in frozen dataclasses.
 
-Two presets: `PAPER` is the paper to the letter (its open points settled as the comments say);
-`RECOMMENDED` is what the shipped weights use. "matterport" names the Mask R-CNN package whose
-defaults the paper inherits (paper 3.3).
+Two presets: `PAPER` is the paper to the letter (its open points settled as the comments say; but
+with either `ftmtl/veto.py` gives a mass its malignancy and an image its verdict); `RECOMMENDED` is
+what the starter weights were made with. "matterport" names the Mask R-CNN package whose defaults
+the paper inherits (paper 3.3).
 """
 
 from __future__ import annotations

@@ -46,7 +46,6 @@ class PatientKey:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
-        self._fallbacks: set[str] = set()
 
     @classmethod
     def open(cls, file: Path, *, labels_exist: bool) -> PatientKey:
@@ -83,8 +82,7 @@ class PatientKey:
     def of(self, mammogram: Identified) -> str:
         """Key of the patient: 16 hexadecimal digits, the same for all her images.
 
-        Without a patient's id the study stands for her, and without a study the image; such
-        images are counted in `fallbacks`.
+        Without a patient's id the study stands for her, and without a study the image.
         """
         patient = (mammogram.patient_id or "").strip()
         study = (mammogram.study_uid or "").strip()
@@ -92,15 +90,9 @@ class PatientKey:
             kind, text = "patient", patient
         else:
             kind, text = ("study", study) if study else ("image", mammogram.image_id)
-            self._fallbacks.add(mammogram.image_id)
         # The kind is part of the message: a study never gets the key of a patient.
         message = f"{kind}:{text}".encode()
         return hmac.new(self._secret, message, "sha256").hexdigest()[:16]
-
-    @property
-    def fallbacks(self) -> int:
-        """Number of images seen so far whose patient is only known by study or image."""
-        return len(self._fallbacks)
 
 
 def _create(file: Path) -> None:

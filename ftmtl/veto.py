@@ -1,68 +1,36 @@
 """Malignant-veto (paper 2.3): from boxes to masses, to the image, to the patient.
 
 A mass is a box together with all boxes that overlap it. One malignant box is enough to call the
-mass malignant. The paper's formula for its score is not monotone: one box of benign 0.35 and
-malignant 0.4 scores 0.4, but one of benign 0.4 and malignant 0.35 scores 0.6. So a monotone one is
-given besides.
+mass malignant. The paper's formula for its score (the largest malignant score, or one minus the
+largest benign one) is not monotone: a box of benign 0.35 and malignant 0.4 scores 0.4, and one of
+benign 0.4 and malignant 0.35 scores 0.6. So no preset uses it; the one here never falls when a box
+becomes more malignant.
 
 In the paper the worst of an image's masses speaks for it, however doubtful that mass is. Of many
 doubtful ones some look malignant by chance. So in `of_image` a mass counts by how evident it is
 (docs/experiments/image_score.md).
 
 Probabilities are rows of [background, benign, malignant]. Which boxes take part? In the paper those
-whose largest entry is not background (`predicted`; on a tie with background it is background, on a
-tie of the other two it is benign). But a box of background 0.44, benign 0.22 and malignant 0.34 is
-likelier a mass than not, and would be passed over because nobody knows which. So the monotone
-formula takes all that are `likelier` a mass than background.
+whose largest entry is not background. But a box of background 0.44, benign 0.22 and malignant 0.34
+is likelier a mass than not, and would be passed over because nobody knows which. So all take part
+that are `likelier` a mass than background.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-Formula = Callable[[NDArray[np.float64]], float]
-TakesPart = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
 BACKGROUND, BENIGN, MALIGNANT = 0, 1, 2
 HARDLY_A_MASS = 0.1
 IMAGE_RULE = f"largest p(malignant) / ({HARDLY_A_MASS:g} + {1 - HARDLY_A_MASS:g} x largest p(mass))"
 
 
-@dataclass(frozen=True)
-class Mass:
-    """Boxes that are one mass; the numbers are indices into the boxes that were given."""
-
-    best: int  # whose box and mask stand for the mass
-    members: tuple[int, ...]  # by falling score, `best` first
-    malignancy: float
-
-
-def predicted(probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which rows [N, 3] have a largest entry other than background."""
-    return np.asarray(probabilities.argmax(axis=1) != BACKGROUND)
-
-
 def likelier(probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which rows [N, 3] are likelier a mass, of either kind, than background."""
     return np.asarray(probabilities[:, BACKGROUND] < 0.5)
-
-
-def paper(probabilities: NDArray[np.float64]) -> float:
-    """Malignancy of one mass from its boxes [K, 3], as paper 2.3 has it.
-
-    The largest malignant score among the boxes predicted malignant; if there is none, one minus
-    the largest benign score; 0 where no box is left.
-    """
-    predicted = probabilities.argmax(axis=1)
-    malignant = probabilities[predicted == MALIGNANT, MALIGNANT]
-    if malignant.size:
-        return float(malignant.max())
-    benign = probabilities[predicted == BENIGN, BENIGN]
-    return float(1 - benign.max()) if benign.size else 0.0
 
 
 def monotone(probabilities: NDArray[np.float64]) -> float:
@@ -76,32 +44,6 @@ def monotone(probabilities: NDArray[np.float64]) -> float:
     if not len(found):
         return 0.0
     return float((found[:, MALIGNANT] / found[:, BENIGN:].sum(axis=1)).max())
-
-
-def masses(
-    boxes: ArrayLike,
-    probabilities: ArrayLike,
-    *,
-    formula: Formula = monotone,
-    takes_part: TakesPart = likelier,
-    iou: float = 0.2,
-) -> list[Mass]:
-    """Gather boxes [N, 4] (x1 y1 x2 y2) with probabilities [N, 3] into masses, best first.
-
-    Greedy: the box with the highest score 1 − p_background, and all that are left with IoU above
-    `iou` to it, are one mass; then the next. The paper's own: `paper` with `predicted`.
-    """
-    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    shares = np.asarray(probabilities, dtype=np.float64).reshape(-1, 3)
-    if len(corners) != len(shares):
-        raise ValueError(f"There are {len(corners)} boxes but {len(shares)} rows of probabilities.")
-    likely = np.flatnonzero(takes_part(shares))
-    groups = gather(corners[likely], 1 - shares[likely, BACKGROUND], iou=iou)
-    found = []
-    for group in groups:
-        members = tuple(int(likely[i]) for i in group)
-        found.append(Mass(members[0], members, formula(shares[list(members)])))
-    return found
 
 
 def gather(boxes: ArrayLike, scores: ArrayLike, *, iou: float = 0.2) -> list[tuple[int, ...]]:

@@ -86,8 +86,13 @@ def octagon(x: float, y: float, radius: float) -> list[tuple[float, float]]:
     return [(x + radius * float(np.cos(a)), y + radius * float(np.sin(a))) for a in angles]
 
 
-def inbreast(folder: Path, birads: Mapping[int, str], *, xls: bool = False) -> Path:
-    """Images 100, 101 … of the women aa00, aa01 (two each) with their BI-RADS."""
+def inbreast(
+    folder: Path, birads: Mapping[int, str], *, xls: bool = False, masses: Sequence[int] = ()
+) -> Path:
+    """Images 100, 101 … of the women aa00, aa01 (two each) with their BI-RADS.
+
+    The XLS alone says which hold `masses`.
+    """
     rows = []
     for number, value in birads.items():
         side, view = "LR"[number % 2], ("CC", "MLO")[number % 2]
@@ -97,7 +102,7 @@ def inbreast(folder: Path, birads: Mapping[int, str], *, xls: bool = False) -> P
                     PatientID="removed")
         rows.append({"Patient ID": "removed", "Patient age": "removed", "Laterality": side,
                      "View": view, "Acquisition date": 201001, "File Name": number, "ACR": 2,
-                     "Bi-Rads": value})
+                     "Bi-Rads": value, **({"Mass ": "X" * (number in masses)} if xls else {})})
     if not xls:
         write_csv(folder / "INbreast.csv", rows, ";")
         return folder

@@ -335,6 +335,24 @@ def test_labels_become_records(store: MammogramStore, tmp_path: Path) -> None:
     assert ftmtl(["dataset", "labels", str(tmp_path), "--out", str(coco)]) == 2
 
 
+@pytest.mark.parametrize(
+    "image", [None, {"id": "x", "width": 9, "height": 9}, {"future": 1}, {"pixel_aspect": "x"}]
+)
+def test_a_record_that_does_not_say_its_image_is_left_out(
+    store: MammogramStore, tmp_path: Path, image: dict[str, Any] | None
+) -> None:
+    for name in ("1.2.840.1", "1.2.840.3"):
+        sent = write_label(tmp_path / "x.seg.nrrd", store.image_info(name), "benign")
+        store.save_label(name, str(sent), "final", {})
+    record = store.labels.folder / "1.2.840.1" / "final" / "0001.json"
+    row = json.loads(record.read_text())
+    keeps = image is not None and "id" not in image
+    record.write_text(json.dumps({**row, "image": {**row["image"], **image} if keeps else image}))
+    [other], [line] = read_labels(store.workspace, store.studies)
+    assert other.image_id == "1.2.840.3"
+    assert line.startswith(f"{record}: what it says of its image cannot be read (")
+
+
 def test_a_patient_keeps_her_side(store: MammogramStore, tmp_path: Path) -> None:
     def submit(image: str, tag: str) -> None:
         sent = write_label(tmp_path / "x.seg.nrrd", store.image_info(image), "benign")

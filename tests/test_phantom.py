@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import regionprops
 
-from ftmtl.datasets.coco import read_coco
+from ftmtl.datasets.coco import InvalidDataset, read_coco
 from ftmtl.datasets.phantom import make_patient, make_phantoms
 from ftmtl.datasets.phantom_anatomy import HEIGHT_MM, View, render, tissue
 from ftmtl.datasets.records import BENIGN, MALIGNANT, ImageRecord
@@ -39,6 +39,15 @@ def test_the_same_seed_makes_the_same_bytes(tmp_path: Path, phantoms: list[Image
     [other, *_] = make_phantoms(tmp_path / "other", patients=1, seed=8, rows=ROWS)
     assert other.path.read_bytes() != phantoms[0].path.read_bytes()
     assert other.image_id != phantoms[0].image_id and other.patient_id != phantoms[0].patient_id
+
+
+@pytest.mark.parametrize(("patients", "seed"), [(0, 0), (1, -1)])
+def test_no_patients_or_a_seed_below_0_is_one_sentence(
+    tmp_path: Path, patients: int, seed: int
+) -> None:
+    with pytest.raises(InvalidDataset, match=f"of {patients} patients and seed {seed}. Give 1"):
+        make_phantoms(tmp_path / "out", patients=patients, seed=seed)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_set_is_whole(phantoms: list[ImageRecord]) -> None:

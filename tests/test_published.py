@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openpyxl
 import pytest
 from published_sets import (
     CBIS_SIZE,
@@ -23,6 +25,7 @@ from published_sets import (
     vindr,
     vindr_row,
     write_csv,
+    write_dicom,
     write_rois,
 )
 from pycocotools.coco import COCO
@@ -139,20 +142,113 @@ def test_inbreast_refuses_what_cannot_be(
 
 
 def test_inbreast_whose_xml_is_damaged(tmp_path: Path) -> None:
-    inbreast(tmp_path, {100: "5", 101: "VII"})
+    inbreast(tmp_path, {100: "5", 101: "VII", 102: "1"})
     (tmp_path / "100.xml").write_text("<plist><dict>")
     records, skipped = read_inbreast(tmp_path)
-    assert records == []
+    assert [r.image_id for r in records] == ["102"]
     assert "100.xml: not a property list" in skipped.lines()[0]
     assert "image 101: unknown BI-RADS 'VII'" in skipped.lines()[1]
 
 
+def cut_dicom(folder: Path) -> None:
+    file = next(folder.rglob("100_*.dcm"))
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def in_table(old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / "INbreast.csv"
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda folder: (folder / "100.xml").unlink(), "100: BI-RADS 5, and 100.xml is missing"),
+        (lambda folder: inbreast(folder, {100: "5", 101: "2"}, xls=True, masses=[100]),
+         "100.xml outlines none"),
+        (lambda folder: (inbreast(folder, {100: "3", 101: "2"}, xls=True, masses=[100]),
+                         (folder / "100.xml").unlink()), "and no XML outlines none"),
+        (cut_dicom, "it holds no image"),
+        (in_table(";L;CC;", ";R;CC;"), "its row says side R, its file is 100_"),
+        (in_table(";CC;", ";;"), "its row has no view"),
+    ],
+)
+def test_inbreast_refuses_an_image_of_which_its_files_disagree(
+    tmp_path: Path, change: Callable[[Path], object], named: str
+) -> None:
+    """Without them calcifications alone are right in a BI-RADS 5, and no XML in a BI-RADS 2."""
+    inbreast(tmp_path, {100: "5", 101: "2"})
+    write_rois(tmp_path / "100.xml", roi("Cluster", octagon(80, 200, 20)))
+    write_rois(tmp_path / "102.xml")
+    assert [r.annotations for r in read_inbreast(tmp_path)[0]] == [(), ()]
+    change(tmp_path)
+    records, skipped = read_inbreast(tmp_path)
+    assert [r.image_id for r in records] == ["101"]
+    assert named in skipped.lines()[-1]
+
+
+@pytest.mark.parametrize("mark", [[(100, 150)], octagon(100, 150, 15)])
+def test_a_mark_in_a_spiculated_region_does_not_delete_it(
+    tmp_path: Path, mark: list[tuple[float, float]]
+) -> None:
+    inbreast(tmp_path, {100: "5"})
+    write_rois(tmp_path / "100.xml", roi("Mass", mark),
+               roi("Spiculated Region", octagon(100, 150, 60)))
+    [record], _ = read_inbreast(tmp_path)
+    assert [a.id for a in record.masses] == ["100_2"]
+
+
+def test_inbreast_however_it_was_saved(tmp_path: Path) -> None:
+    """Upper case, `100.0` of pandas, what macOS leaves; each left-over is said."""
+    inbreast(tmp_path, {100: "5", 101: "2"})
+    in_table(";100;", ";100.0;")(tmp_path)
+    in_table(";101;", ";101.dcm;")(tmp_path)
+    image = next(tmp_path.rglob("100_*.dcm"))
+    image.rename(image.with_suffix(".DCM"))
+    mass = roi("Mass", octagon(100, 150, 40))
+    write_rois(tmp_path / "AllXML" / "100.XML", mass, roi("", [(20, 20)]))
+    write_rois(tmp_path / "AllXML" / "._100.xml", mass)
+    write_rois(tmp_path / "AllXML" / "999.xml", mass)
+    write_rois(tmp_path / "PectoralMuscle" / "100.xml", roi("Pectoral Muscle", [(1, 1)]))
+    [record], skipped = read_inbreast(tmp_path)
+    assert len(record.masses) == 1 and record.image_id == "100"
+    assert [line.partition(" (first: ")[::2] for line in skipped.lines()] == [
+        ("1 × row whose file name is no number", "101.dcm)"),
+        ("1 × outline of the pectoral muscle", "100.xml)"),
+        ("1 × image that is not in the table", "101_000000000000aa00_MG_R_ML_ANON.dcm)"),
+        ("1 × XML that is of no image in the table", "999.xml)"),
+        ("1 × ROI “unnamed”, no mass", "100.XML, ROI 2)"),
+    ]
+    book = openpyxl.Workbook()
+    book.active.append(["Laterality", "View", "File Name", "Bi-Rads"])
+    book.active.append(["L", "CC", 100, 2])
+    (tmp_path / "INbreast.csv").unlink()
+    book.save(tmp_path / "inbreast.xlsx")
+    assert read_inbreast(tmp_path)[0][0].assessment == "BI-RADS 2"
+
+
 def test_inbreast_that_is_not_whole_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(InvalidDataset, match=r"no INbreast\.csv or INbreast\.xls"):
+    with pytest.raises(InvalidDataset, match=r"no INbreast\.xls or .* or INbreast\.csv"):
         read_inbreast(tmp_path)
     with pytest.raises(InvalidDataset, match="no such folder"):
         read_inbreast(tmp_path / "elsewhere")
     inbreast(tmp_path, {100: "5", 101: "1", 102: "1"})
+    with pytest.raises(InvalidDataset, match="holds no outlines"):
+        read_inbreast(tmp_path)
+    for folder in ("AllXML", "copy"):
+        twice = write_rois(tmp_path / folder / "100.xml")
+    with pytest.raises(InvalidDataset, match=r"AllXML/100\.xml and .*copy/100\.xml: both are"):
+        read_inbreast(tmp_path)
+    twice.unlink()
+    other = write_dicom(tmp_path / "100_aa_MG_L_CC_ANON.dcm", np.zeros((20, 20), np.uint8))
+    with pytest.raises(InvalidDataset, match=f"{other} and .*/100_0.*: both are the image 100"):
+        read_inbreast(tmp_path)
+    other.unlink()
     for number in (100, 101):
         next(tmp_path.rglob(f"{number}_*.dcm")).unlink()
     with pytest.raises(InvalidDataset, match="2 images of the table are missing, 100 first"):
@@ -165,8 +261,8 @@ def test_inbreast_that_is_not_whole_is_one_error(tmp_path: Path) -> None:
     table.write_text(text.replace("Bi-Rads", "Score"))
     with pytest.raises(InvalidDataset, match="lacks the column bi-rads; it has patient id"):
         read_inbreast(tmp_path)
-    table.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InvalidDataset, match="not a table"):
+    table.write_bytes(text.replace("removed", "não").encode("latin-1"))
+    with pytest.raises(InvalidDataset, match=r"not a table .* Save it as CSV in UTF-8, XLS or"):
         read_inbreast(tmp_path)
 
 
@@ -184,7 +280,8 @@ def test_cbis_ddsm(tmp_path: Path) -> None:
     calcification = {**rows[0], "abnormality type": "calcification"}
     cbis_table(tmp_path, [*rows, calcification])
     cbis_table(tmp_path, cbis_case(tmp_path, "P_00003", "CC", "BENIGN", part="Test"), "test")
-    everything, _ = read_cbis_ddsm(tmp_path)
+    everything, left_out = read_cbis_ddsm(tmp_path)
+    assert list(left_out.reasons) == ["calcification, no mass"]
     assert [r.patient_id for r in everything] == ["P_00003", "P_00001", "P_00001", "P_00002"] \
         or [r.patient_id for r in everything] == ["P_00001", "P_00001", "P_00002", "P_00003"]
     records, skipped = read_cbis_ddsm(tmp_path / "mass_case_description_train_set.csv")
@@ -200,8 +297,63 @@ def test_cbis_ddsm(tmp_path: Path) -> None:
             assert isinstance(mass.segmentation, dict)
             found = decode_rle(mass.segmentation)  # type: ignore[arg-type]
             assert np.array_equal(found, cbis_mask() > 0)
-    assert skipped.lines()[0].startswith("1 × calcification, no mass")
+    assert skipped.lines() == [
+        f"1 × calcification, no mass (first: {calcification['image file path']})",
+        "2 × folder of which no table tells (first: Mass-Test_P_00003_LEFT_CC)",
+    ]
     written_and_read(records, tmp_path)
+
+
+def prefixed(folder: Path, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        row["image file path"] = "./" + row["image file path"]
+        row["ROI mask file path"] = "CBIS-DDSM/" + row["ROI mask file path"]
+
+
+def upper(folder: Path, rows: list[dict[str, Any]]) -> None:
+    for file in list(folder.rglob("*.dcm")):
+        file.rename(file.with_suffix(".DCM"))
+
+
+def damaged_crop(folder: Path, rows: list[dict[str, Any]]) -> None:
+    [crop] = folder.rglob("*_1/*/*/1-1.dcm")
+    crop.write_bytes(b"no image")
+
+
+def from_macos(folder: Path, rows: list[dict[str, Any]]) -> None:
+    for file in list(folder.rglob("1-1.dcm")):
+        file.with_name("._1-1.dcm").write_bytes(b"no image")
+
+
+@pytest.mark.parametrize("change", [prefixed, upper, damaged_crop, from_macos])
+def test_cbis_ddsm_however_it_was_saved(
+    tmp_path: Path, change: Callable[[Path, list[dict[str, Any]]], None]
+) -> None:
+    rows = cbis_case(tmp_path, "P_00001", "CC", "BENIGN")
+    change(tmp_path, rows)
+    cbis_table(tmp_path, rows)
+    [record], skipped = read_cbis_ddsm(tmp_path)
+    assert len(record.masses) == 1 and skipped.lines() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ([{"left or right breast": "RIGHT"}] * 2, "its row says side R, its path LEFT"),
+        ([{}, {"left or right breast": "RIGHT"}], "disagree on its left or right breast: LEFT, R"),
+        ([{}, {"patient_id": "P_00077"}], "disagree on its patient id: P_00001, P_00077"),
+    ],
+)
+def test_cbis_ddsm_refuses_a_film_of_which_its_rows_disagree(
+    tmp_path: Path, changes: list[dict[str, str]], named: str
+) -> None:
+    rows = cbis_case(tmp_path, "P_00001", "CC", "BENIGN", "MALIGNANT")
+    changed = [{**row, **change} for row, change in zip(rows, changes, strict=True)]
+    cbis_table(tmp_path, [*changed, *cbis_case(tmp_path, "P_00002", "CC", "BENIGN")])
+    records, skipped = read_cbis_ddsm(tmp_path)
+    assert [r.patient_id for r in records] == ["P_00002"]
+    [line] = skipped.lines()
+    assert "Mass-Training_P_00001_LEFT_CC: " in line and named in line
 
 
 @pytest.mark.parametrize(
@@ -233,6 +385,11 @@ def test_cbis_ddsm_that_is_not_whole_is_one_error(tmp_path: Path) -> None:
     cbis_table(tmp_path, rows * 2)
     with pytest.raises(InvalidDataset, match="Mass-Training_P_00001_LEFT_CC_1 occurs twice"):
         read_cbis_ddsm(tmp_path)
+    for part in ("test", "train"):
+        table = cbis_table(tmp_path, rows, part)
+    with pytest.raises(InvalidDataset, match=f"test_set.csv and {table}: both tell of Mass-Train"):
+        read_cbis_ddsm(tmp_path)
+    (tmp_path / "mass_case_description_test_set.csv").unlink()
     lost = {**rows[0], "image file path": "Mass-Training_P_9_LEFT_CC/1/2/000000.dcm",
             "ROI mask file path": "Mass-Training_P_9_LEFT_CC_1/1/2/000001.dcm"}
     cbis_table(tmp_path, [rows[0], lost])
@@ -287,6 +444,7 @@ def test_mini_mias(tmp_path: Path) -> None:
     ("line", "named"),
     [
         ("mdb001 G CIRC B 535 425 0", "its circle has the radius 0"),
+        ("mdb001 G CIRC B 1024 0 0.001", "its circle has the radius 0.001"),
         ("mdb001 G CIRC B 1535 425 20", "its centre (1535, 425) lies outside"),
         ("mdb001 G CIRC B 535 425", "has no x, y and radius"),
         ("mdb001 G CIRC B 535 top 20", "'top' is not a number"),
@@ -300,6 +458,19 @@ def test_mini_mias_refuses_what_cannot_be(tmp_path: Path, line: str, named: str)
     assert [r.image_id for r in records] == ["mdb002"]
     [said] = skipped.lines()
     assert "Info.txt: mdb001: " in said and named in said
+
+
+def test_mini_mias_of_another_size_or_not_in_the_table(tmp_path: Path) -> None:
+    lines = "mdb001 G NORM\nmdb002 G NORM\nmdb003 G NORM\n"
+    mini_mias(tmp_path, lines)
+    (tmp_path / "Info.txt").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    (tmp_path / "mdb002.pgm").write_bytes(b"P5\n512 512\n255\n" + bytes(512 * 512))
+    shutil.copy(tmp_path / "mdb001.pgm", tmp_path / "mdb009.PGM")
+    records, skipped = read_mini_mias(tmp_path)
+    assert [r.image_id for r in records] == ["mdb001", "mdb003"]
+    other, small = skipped.lines()
+    assert other == "1 × film that is not in the table (first: mdb009.PGM)"
+    assert "mdb002.pgm: it is of 512×512 pixels, and the places in Info.txt are of 1024×" in small
 
 
 def test_mini_mias_that_is_not_whole_is_one_error(tmp_path: Path) -> None:
@@ -347,6 +518,10 @@ def test_vindr_mammo(tmp_path: Path) -> None:
     [
         (vindr_row("a", "['Mass']", "BI-RADS 4", (250, 30, 263, 90)), "finding 1: its box [250.0"),
         (vindr_row("a", "['Mass']", "BI-RADS 4", (20, 30, 20, 90)), "has no area"),
+        (vindr_row("a", "['Mass']", "BI-RADS 4", (-1.9, 30, -0.1, 90)), "has no area in its image"),
+        (vindr_row("a", "[['Mass']]", "BI-RADS 4", (20, 30, 60, 90)), "is no list of findings"),
+        (vindr_row("a", "['No Finding']", width=0), "width: '0' is not a count of pixels"),
+        (vindr_row("a", "['No Finding']", height=400.5), "height: '400.5' is not a count of"),
         (vindr_row("a", "['Mass']", "BI-RADS 4", (20, "", 30, 90)), "ymin: '' is not a number"),
         (vindr_row("a", "['Mass']", "BI-RADS 9", (20, 30, 60, 90)), "unknown BI-RADS 'BI-RADS 9'"),
         (vindr_row("a", "['Lump']", "BI-RADS 4", (20, 30, 60, 90)), "unknown finding 'Lump'"),
@@ -364,14 +539,35 @@ def test_vindr_mammo_refuses_what_cannot_be(
     assert "finding_annotations.csv: image a" in line and named in line
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"laterality": "R"}, "laterality: L, R"), ({"height": 500}, "height: 400, 500"),
+     ({"study_id": "study2"}, "study id: study1, study2")],
+)
+def test_vindr_mammo_refuses_an_image_of_which_its_rows_disagree(
+    tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    row = vindr_row("a", "['No Finding']")
+    vindr(tmp_path, [row, vindr_row("b", "['No Finding']"), vindr_row("z", "['No Finding']")])
+    write_csv(tmp_path / "finding_annotations.csv",
+              [row, {**row, **change}, vindr_row("b", "['No Finding']")])
+    records, skipped = read_vindr_mammo(tmp_path)
+    assert [r.image_id for r in records] == ["b"]
+    other, refused = skipped.lines()
+    assert other == "1 × image that is not in the table (first: z.dicom)"
+    assert refused.endswith(f"image a: its rows disagree on its {named}")
+
+
 # CMMD
 
 
 def test_cmmd_says_what_a_breast_holds_and_not_where(tmp_path: Path) -> None:
     cmmd(tmp_path, [("D1-0001", "R", 44, 2, "calcification", "Benign", None),
                     ("D2-0002", "L", 51, 2, "both", "Malignant", "Luminal A"),
-                    ("D2-0002", "R", 51, 2, "lump", "Malignant", "Luminal A")],
-         [("D1-0001", "R"), ("D2-0002", "L"), ("D2-0002", "R"), ("D1-0001", "L")])
+                    ("D2-0002", "R", 51, 2, "lump", "Malignant", "Luminal A"),
+                    ("D3-0003", "R", 51, 2, "mass", "Malignant", "Luminal A")],
+         [("D1-0001", "R"), ("D2-0002", "L"), ("D2-0002", "R"), ("D1-0001", "L"),
+          ("D3-0003", "L")])
     records, skipped = read_cmmd(tmp_path)
     assert [(r.patient_id, r.laterality, r.view) for r in records] == [
         ("D1-0001", "R", "CC"), ("D1-0001", "R", "MLO"),
@@ -381,13 +577,44 @@ def test_cmmd_says_what_a_breast_holds_and_not_where(tmp_path: Path) -> None:
         [region] = record.annotations
         assert region.role == "ignore" and region.bbox == (0, 0, 200, 300) and not record.masses
     assert records[2].annotations[0].category == MALIGNANT
-    assert [line.split(" (first")[0] for line in skipped.lines()[:1]] == [
-        "4 × image of a breast of which the table says nothing"]
-    assert "D2-0002 R: unknown abnormality 'lump'" in skipped.lines()[1]
+    assert [line.split(" (first")[0] for line in skipped.lines()[:2]] == [
+        "1 × breast of the table without an image",
+        "6 × image of a breast of which the table says nothing"]
+    assert "D2-0002 R: unknown abnormality 'lump'" in skipped.lines()[2]
     written_and_read(records, tmp_path)
+    copy = shutil.copy(records[0].path, tmp_path / "copy.dcm")
+    with pytest.raises(InvalidDataset, match=f"1-1.dcm and {copy}: both are the image 1"):
+        read_cmmd(tmp_path)
     cmmd(tmp_path, [("D9-0001", "R", 44, 2, "mass", "Benign", None)], [])
     with pytest.raises(InvalidDataset, match="1 patients of the table are missing, D9-0001 first"):
         read_cmmd(tmp_path)
+
+
+# All of them
+
+
+@pytest.mark.parametrize(
+    ("read", "make", "named"),
+    [
+        (read_inbreast, lambda folder: write_rois(inbreast(folder, {100: "5"}) / "9.xml"),
+         "1 were refused. .*100.xml is missing"),
+        (read_cbis_ddsm, lambda folder: cbis_table(folder, [
+            {**row, "abnormality type": "calcification"}
+            for row in cbis_case(folder, "P_00001", "CC", "BENIGN")]),
+         "0 were refused. 1 × calcification"),
+        (read_mini_mias, lambda folder: mini_mias(folder, "mdb001 F CIRC B *NOTE 3*\n"),
+         "1 were refused. .*a mass without a place"),
+        (read_vindr_mammo, lambda folder: vindr(folder, [vindr_row("a", "['Lump']")]),
+         "1 were refused. .*unknown finding 'Lump'"),
+        (read_cmmd, lambda folder: cmmd(folder, [], []), "0 were refused. Give the table as"),
+    ],
+)
+def test_a_set_without_a_usable_image_is_one_error(
+    tmp_path: Path, read: Callable[[Path], object], make: Callable[[Path], object], named: str
+) -> None:
+    make(tmp_path)
+    with pytest.raises(InvalidDataset, match=f": no image is left, {named}"):
+        read(tmp_path)
 
 
 # The command line

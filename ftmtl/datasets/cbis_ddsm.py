@@ -10,6 +10,7 @@ description or the file name says the other way round. File names differ between
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,19 @@ from numpy.typing import NDArray
 from ftmtl.mammogram import UnreadableMammogram, read_header, read_mammogram
 
 from .coco import InvalidDataset
-from .published import Skipped, masked, missing, on_film, read_table, side, unique
+from .published import (
+    Skipped,
+    agreed,
+    files_below,
+    hidden,
+    masked,
+    missing,
+    on_film,
+    read_table,
+    side,
+    unique,
+    usable,
+)
 from .records import BENIGN, MALIGNANT, Annotation, ImageRecord
 
 COLUMNS = ("patient id", "left or right breast", "image view", "abnormality id",
@@ -36,15 +49,33 @@ def read_cbis_ddsm(source: Path) -> tuple[list[ImageRecord], Skipped]:
         raise InvalidDataset(
             f"{source}: holds no mass_case_description_train_set.csv. Put TCIA's table there"
         )
-    cases = {path.name: path for path in sorted(folder.rglob("Mass-*")) if path.is_dir()}
     skipped = Skipped()
-    records = [record for table in tables for record in _table(table, cases, folder, skipped)]
-    return records, skipped
+    films: dict[str, tuple[Path, list[dict[str, str]]]] = {}
+    for table in tables:
+        for film, rows in _films(table, skipped).items():
+            if film in films:
+                raise InvalidDataset(
+                    f"{films[film][0]} and {table}: both tell of {film}. Remove it from one of them"
+                )
+            films[film] = table, rows
+    cases = {path.name: path for path in sorted(folder.rglob("Mass-*"))
+             if path.is_dir() and not hidden(path, folder)}
+    named = [*films, *(_case(row["roi mask file path"]) for _, rows in films.values()
+                       for row in rows)]
+    missing([name for name in named if name not in cases], folder, "films and masks")
+    for name in sorted(cases.keys() - set(named)):
+        skipped.add("folder of which no table tells", name)
+    records = []
+    for film, (table, rows) in films.items():
+        try:
+            records.append(_film(table, film, rows, cases))
+        except InvalidDataset as error:
+            skipped.refuse(error)
+    return usable(records, skipped, source)
 
 
-def _table(
-    table: Path, cases: dict[str, Path], folder: Path, skipped: Skipped
-) -> list[ImageRecord]:
+def _films(table: Path, skipped: Skipped) -> dict[str, list[dict[str, str]]]:
+    """The rows of each film with a mass."""
     films: dict[str, list[dict[str, str]]] = {}
     for row in read_table(table, COLUMNS):
         if row["abnormality type"].lower() != "mass":
@@ -53,28 +84,25 @@ def _table(
         films.setdefault(_case(row["image file path"]), []).append(row)
     rows = [row for own in films.values() for row in own]
     unique([_case(row["roi mask file path"]) for row in rows], table, "abnormality")
-    named = [*films, *(_case(row["roi mask file path"]) for row in rows)]
-    missing([name for name in named if name not in cases], folder, "films and masks")
-    records = []
-    for film, own in films.items():
-        try:
-            records.append(_film(table, film, own, cases))
-        except InvalidDataset as error:
-            skipped.refuse(error)
-    return records
+    return films
 
 
 def _case(path: str) -> str:
-    """The folder that a path of the table begins with: the "patient"."""
-    return path.replace("\\", "/").partition("/")[0]
+    """The folder of a path of the table that names the "patient": the first, but for a prefix."""
+    parts = path.replace("\\", "/").split("/")
+    return next((part for part in parts if part.startswith("Mass-")), parts[0])
 
 
 def _film(
     table: Path, film: str, rows: list[dict[str, str]], cases: dict[str, Path]
 ) -> ImageRecord:
     where = f"{table}: {film}"
+    agreed(rows, ("patient id", "left or right breast"), where)
+    laterality = side(rows[0]["left or right breast"], where)
+    if (named := re.search("_(LEFT|RIGHT)_", film)) and named[1][0] != laterality:
+        raise InvalidDataset(f"{where}: its row says side {laterality}, its path {named[1]}")
     headers = []
-    for file in sorted(cases[film].rglob("*.dcm")):
+    for file in files_below(cases[film], ".dcm"):
         try:
             headers.append(read_header(file))
         except UnreadableMammogram as error:
@@ -88,7 +116,7 @@ def _film(
     return ImageRecord(
         image_id=film, path=header.path, width=header.width, height=header.height,
         patient_id=rows[0]["patient id"], view=rows[0]["image view"],
-        laterality=side(rows[0]["left or right breast"], where), annotations=annotations,
+        laterality=laterality, annotations=annotations,
     )
 
 
@@ -99,22 +127,24 @@ def _mass(
     where = f"{table}: {name}"
     if pathology not in PATHOLOGY:
         raise InvalidDataset(f"{where}: unknown pathology {row['pathology']!r}")
-    mask = on_film(_mask_among(sorted(cases[name].rglob("*.dcm")), where), size, where)
+    mask = on_film(_mask_among(files_below(cases[name], ".dcm"), where), size, where)
     return masked(name, mask, where, category=PATHOLOGY[pathology],
                   assessment=f"{pathology}, BI-RADS {row['assessment']}")
 
 
 def _mask_among(files: list[Path], where: str) -> NDArray[np.bool_]:
-    """The largest picture of two values; a crop of the film has many."""
+    """The largest picture of two values; a crop of the film has many, and may be unreadable."""
     masks: list[NDArray[np.bool_]] = []
+    unread = ""
     for file in files:
         try:
             pixels = read_mammogram(file).pixels
         except UnreadableMammogram as error:
-            raise InvalidDataset(f"{where}: {error}") from error
+            unread = unread or f": {error}"
+            continue
         low, high = pixels.min(), pixels.max()
         if ((pixels == low) | (pixels == high)).all():
             masks.append((pixels == high) & (high > 0))
     if not masks:
-        raise InvalidDataset(f"{where}: none of its {len(files)} DICOM files is a mask")
+        raise InvalidDataset(f"{where}: none of its {len(files)} DICOM files is a mask{unread}")
     return max(masks, key=lambda mask: mask.size)

@@ -16,11 +16,20 @@ from pathlib import Path
 from ftmtl.mammogram import MammogramHeader, UnreadableMammogram, read_header
 
 from .coco import InvalidDataset
-from .published import Skipped, find, missing, read_table, side, unique
-from .records import BENIGN, MALIGNANT, Annotation, ImageRecord
+from .published import (
+    Skipped,
+    by_id,
+    files_below,
+    find,
+    missing,
+    read_table,
+    side,
+    unique,
+    usable,
+)
+from .records import CATEGORY_OF, Annotation, ImageRecord
 
 COLUMNS = ("id1", "leftright", "abnormality", "classification")
-CLASSES = {"benign": BENIGN, "malignant": MALIGNANT}
 ABNORMALITIES = {"mass", "calcification", "both"}
 
 
@@ -32,31 +41,35 @@ def read_cmmd(folder: Path) -> tuple[list[ImageRecord], Skipped]:
     unique([f"{row['id1']} {row['leftright']}" for row in rows], table, "breast")
     skipped = Skipped()
     images: dict[tuple[str | None, str | None], list[MammogramHeader]] = {}
-    for file in sorted(folder.rglob("*.dcm")):
+    for file in files_below(folder, ".dcm"):
         try:
             header = read_header(file)
             images.setdefault((header.patient_id, header.laterality), []).append(header)
         except UnreadableMammogram as error:
-            skipped.refuse(InvalidDataset(str(error)))
+            skipped.refuse(error)
     women = {patient for patient, _ in images}
     missing([row["id1"] for row in rows if row["id1"] not in women], folder, "patients")
-    records = []
+    records: list[ImageRecord] = []
     for row in rows:
         where = f"{table}: {row['id1']} {row['leftright']}"
         try:
             breast = row["id1"], side(row["leftright"], where)
-            if row["classification"].lower() not in CLASSES:
+            if row["classification"].lower() not in CATEGORY_OF:
                 raise InvalidDataset(f"{where}: unknown class {row['classification']!r}")
             if row["abnormality"].lower() not in ABNORMALITIES:
                 raise InvalidDataset(f"{where}: unknown abnormality {row['abnormality']!r}")
-            records += [_record(header, row) for header in images.pop(breast, [])]
+            headers = images.pop(breast, [])
+            if not headers:
+                skipped.add("breast of the table without an image", " ".join(breast))
+            records += [_record(header, row) for header in headers]
         except InvalidDataset as error:
             skipped.refuse(error)
     for (patient, laterality), headers in images.items():
         for header in headers:
             skipped.add("image of a breast of which the table says nothing",
                         f"{patient} {laterality}, {header.path}")
-    return records, skipped
+    by_id(((str(record.image_id), record.path) for record in records), "image")
+    return usable(records, skipped, table)
 
 
 def _record(header: MammogramHeader, row: dict[str, str]) -> ImageRecord:
@@ -64,7 +77,7 @@ def _record(header: MammogramHeader, row: dict[str, str]) -> ImageRecord:
     somewhere = Annotation(
         id=f"{header.image_id}_breast", role="ignore",
         bbox=(0.0, 0.0, float(header.width), float(header.height)),
-        category=CLASSES[row["classification"].lower()], assessment=assessment,
+        category=CATEGORY_OF[row["classification"].lower()], assessment=assessment,
     )
     return ImageRecord(
         image_id=header.image_id, path=header.path, width=header.width, height=header.height,

@@ -1,13 +1,16 @@
 """INbreast: 410 digital mammograms, outlines as OsiriX property lists (Moreira et al., 2012).
 
-Source: the folder as distributed, with `INbreast.csv` or `INbreast.xls`, the DICOM files
-(`20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm`: image, patient, side, view) and `20586908.xml`.
+Source: the folder as distributed, with `INbreast.xls` (or `.xlsx`, `.csv`), the DICOM files
+(`20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm`: image, patient, side, view) and `20586908.xml`. The
+XLS comes first: it alone says which images hold a mass.
 
 - "Mass" is a mass. A spiculated region that touches an outlined mass is its surroundings; one that
   stands alone is a mass.
 - A mass marked by a point, or smaller than 3 mm (the smallest measured mass of the data set has
   15 mm²), is a region to ignore: something is there, and how far it reaches is not known.
 - The class is the image's BI-RADS: malignant from 4 on (the paper, 3.1).
+- An image without XML is a normal one, unless its BI-RADS is 4 or more. An XML without a mass is
+  right even then, for there may be calcifications alone, unless the table says `Mass`.
 """
 
 from __future__ import annotations
@@ -19,11 +22,23 @@ from typing import Any
 
 import numpy as np
 
-from ftmtl.mammogram import MammogramHeader, read_header
+from ftmtl.mammogram import MammogramHeader, UnreadableMammogram, read_header
 
 from .coco import InvalidDataset
-from .published import OVERHANG, Skipped, birads_class, find, missing, read_table, side, unique
-from .records import Annotation, ImageRecord, Role
+from .published import (
+    OVERHANG,
+    Skipped,
+    birads_class,
+    by_id,
+    files_below,
+    find,
+    missing,
+    read_table,
+    side,
+    unique,
+    usable,
+)
+from .records import MALIGNANT, Annotation, ImageRecord, Role
 
 MASS = "mass"
 SPICULATED = {"spiculated region", "espiculated region"}  # as the files spell it
@@ -31,39 +46,81 @@ OTHERS = {"calcification", "calcifications", "cluster", "asymmetry", "assymetry"
           "point 1", "point 3", "unnamed"}
 SMALLEST_MM = 3.0
 SPACING_MM = 0.07  # of the data set's detector, where a header does not say
-_NAME = re.compile(r"(\d+)_([0-9a-f]+)_MG_[LR]_(?:CC|MLO?|FB)_.*\.dcm", re.IGNORECASE)
+_NAME = re.compile(r"(\d+)_([0-9a-f]+)_MG_([LR])_(?:CC|MLO?|FB)_.*\.dcm", re.IGNORECASE)
 
 
 def read_inbreast(folder: Path) -> tuple[list[ImageRecord], Skipped]:
     """The records of INbreast, and what was left out. Raises InvalidDataset."""
     folder = Path(folder)
-    table = find(folder, "INbreast.csv", "INbreast.xls")
-    rows = [row for row in read_table(table, ("file name", "laterality", "view", "bi-rads"))
-            if row["file name"].isdigit()]  # below the images the table has sums
-    unique([row["file name"] for row in rows], table, "image")
-    dicom = {found[1]: (file, found[2]) for file in sorted(folder.rglob("*.dcm"))
+    table = find(folder, "INbreast.xls", "INbreast.xlsx", "INbreast.csv")
+    skipped = Skipped()
+    rows = []
+    for row in read_table(table, ("file name", "laterality", "view", "bi-rads")):
+        if row["file name"].isdigit():
+            rows.append(row)
+        elif row["file name"]:  # without one: the sums below the images
+            skipped.add("row whose file name is no number", row["file name"])
+    told = [row["file name"] for row in rows]
+    unique(told, table, "image")
+    named = {file: found for file in files_below(folder, ".dcm")
              if (found := _NAME.fullmatch(file.name))}
-    outlines = {file.stem: file for file in sorted(folder.rglob("*.xml"))}
-    missing([r["file name"] for r in rows if r["file name"] not in dicom], folder, "images")
-    skipped, records = Skipped(), []
-    for name in sorted(dicom.keys() - {row["file name"] for row in rows}):
-        skipped.add("image that is not in the table", dicom[name][0].name)
-    for row in rows:
-        name = row["file name"]
-        file, patient = dicom[name]
-        header = read_header(file)
+    dicom = by_id(((found[1], file) for file, found in named.items()), "image")
+    missing([name for name in told if name not in dicom], folder, "images")
+    outlines = _outlines(folder, skipped)
+    for name in sorted(dicom.keys() - set(told)):
+        skipped.add("image that is not in the table", dicom[name].name)
+    for name in sorted(outlines.keys() - set(told)):
+        skipped.add("XML that is of no image in the table", outlines[name].name)
+    records = []
+    for name, row in zip(told, rows, strict=True):
         try:
-            fields = birads_class(row["bi-rads"], f"{table}: image {name}")
-            regions = _regions(outlines[name], name, header, fields, skipped) \
-                if name in outlines else []
-            records.append(ImageRecord(
-                image_id=name, path=file, width=header.width, height=header.height,
-                patient_id=patient, laterality=side(row["laterality"], f"{table}: image {name}"),
-                view=row["view"], assessment=fields["assessment"], annotations=tuple(regions),
-            ))
-        except InvalidDataset as error:
+            records.append(_image(row, named[dicom[name]], dicom[name], outlines.get(name),
+                                  f"{table}: image {name}", skipped))
+        except (InvalidDataset, UnreadableMammogram) as error:
             skipped.refuse(error)
-    return records, skipped
+    return usable(records, skipped, table)
+
+
+def _outlines(folder: Path, skipped: Skipped) -> dict[str, Path]:
+    """The XML of each image. Raises InvalidDataset for none at all, and for two of one image."""
+    files = []
+    for file in files_below(folder, ".xml"):
+        if "muscle" in str(file.relative_to(folder)).lower():  # `PectoralMuscle/…`
+            skipped.add("outline of the pectoral muscle", file.name)
+        else:
+            files.append((file.stem, file))
+    if not files:
+        raise InvalidDataset(
+            f"{folder}: holds no outlines, such as AllXML/20586908.xml. Complete the download"
+        )
+    return by_id(files, "XML")
+
+
+def _image(
+    row: dict[str, str], named: re.Match[str], file: Path, xml: Path | None, where: str,
+    skipped: Skipped,
+) -> ImageRecord:
+    header = read_header(file)
+    fields = birads_class(row["bi-rads"], where)
+    laterality = side(row["laterality"], where)
+    if laterality != named[3].upper():
+        raise InvalidDataset(f"{where}: its row says side {laterality}, its file is {file.name}")
+    if not row["view"]:
+        raise InvalidDataset(f"{where}: its row has no view")
+    if xml is None and fields["category"] == MALIGNANT:
+        raise InvalidDataset(
+            f"{where}: {fields['assessment']}, and {named[1]}.xml is missing. Complete the download"
+        )
+    regions = [] if xml is None else _regions(xml, named[1], header, fields, skipped)
+    if not regions and row.get("mass", "").upper() == "X":
+        raise InvalidDataset(
+            f"{where}: it holds a mass, and {xml or 'no XML'} outlines none. Complete the download"
+        )
+    return ImageRecord(
+        image_id=named[1], path=file, width=header.width, height=header.height,
+        patient_id=named[2], laterality=laterality, view=row["view"],
+        assessment=fields["assessment"], annotations=tuple(regions),
+    )
 
 
 def _regions(
@@ -74,7 +131,7 @@ def _regions(
     for n, roi in enumerate(_rois(file), start=1):
         where = f"{file}: ROI {n}"
         try:
-            kind = str(roi["Name"]).strip()
+            kind = str(roi["Name"]).strip() or "unnamed"
             texts = list(roi["Point_px"])
         except (KeyError, TypeError) as error:
             raise InvalidDataset(f"{where}: has no Name or no Point_px") from error
@@ -91,7 +148,8 @@ def _regions(
             (masses if kind.lower() == MASS else spiculated).append(annotation)
         else:
             raise InvalidDataset(f"{where}: unknown name {kind!r}")
-    alone = [s for s in spiculated if not any(_touch(s, m) for m in masses)]
+    outlined = [m for m in masses if m.role == "mass"]
+    alone = [s for s in spiculated if not any(_touch(s, m) for m in outlined)]
     for region in spiculated:
         if region not in alone:
             skipped.add("spiculated region around an outlined mass", f"{file.name}, {region.id}")

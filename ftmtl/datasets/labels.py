@@ -102,13 +102,13 @@ def current(versions: Iterable[LabelVersion]) -> LabelVersion | None:
 
 
 def current_labels(labels: Path, tag: str = FINAL) -> list[tuple[LabelVersion, Path]]:
-    """Every image's submission that speaks for it, with its label file, in order of image id."""
+    """Every image's submission that speaks for it, with its label file, in order of folder."""
     found = []
     for folder in sorted(labels.glob(f"*/{tag}")):
         version = current(read_versions(folder))
         if version is not None and version.file is not None:
             found.append((version, folder / version.file))
-    return sorted(found, key=lambda pair: str(pair[0].image["id"]))
+    return found
 
 
 def read_labels(
@@ -125,19 +125,25 @@ def read_labels(
         images = images_by_id(*([studies] if studies else []), *folders)
     records, left_out = [], []
     for version, file in current_labels(workspace / "labels"):
-        info = info_of(version.image)
+        try:
+            info = info_of(version.image)
+            aspect = float(version.image.get("pixel_aspect", 1.0))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            record = file.parent / f"{version.version:04d}.json"
+            left_out.append(f"{record}: what it says of its image cannot be read ({error!r}). "
+                            "Send the label again")
+            continue
         path = images.get(info.id)
         if path is None:
             left_out.append(f"{info.id}: its image is no longer among the studies")
             continue
-        aspect = float(version.image.get("pixel_aspect", 1.0))
         try:
             findings = read_label_file(file, image=info)
         except UnreadableLabel as error:
             left_out.append(str(error))
             continue
         records.append(to_record(findings, path, pixel_aspect=aspect))
-    return records, left_out
+    return sorted(records, key=lambda r: str(r.image_id)), left_out
 
 
 def info_of(image: dict[str, Any]) -> ImageInfo:

@@ -19,7 +19,7 @@ from pathlib import Path
 from ftmtl.mammogram import UnreadableMammogram, read_header
 
 from .coco import InvalidDataset
-from .published import Skipped, find, missing, number, once
+from .published import Skipped, by_id, files_below, find, missing, number, once, usable
 from .records import BENIGN, MALIGNANT, Annotation, ImageRecord
 
 SIDE = 1024
@@ -35,31 +35,39 @@ def read_mini_mias(folder: Path) -> tuple[list[ImageRecord], Skipped]:
     folder = Path(folder)
     table = find(folder, "Info.txt")
     films: dict[str, list[list[str]]] = {}
-    for line in table.read_text(encoding="latin-1").splitlines():
+    # An editor may have put a BOM before the first film; what is not UTF-8 is prose.
+    for line in table.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         if found := _LINE.match(line.strip()):
             films.setdefault(found[1], []).append(found[2].replace("*", " ").split())
     if not films:
         raise InvalidDataset(f"{table}: no line of it begins with a film such as mdb001")
-    files = {file.stem: file for file in sorted(folder.rglob("mdb*.pgm"))}
+    files = by_id(((file.stem.lower(), file) for file in files_below(folder, ".pgm")), "film")
     missing([name for name in films if name not in files], folder, "films")
     skipped, records = Skipped(), []
+    for name in sorted(files.keys() - films.keys()):
+        skipped.add("film that is not in the table", files[name].name)
     for name, lines in films.items():
         try:
             header = read_header(files[name])
+            if (header.width, header.height) != (SIDE, SIDE):
+                raise InvalidDataset(
+                    f"{files[name]}: it is of {header.width}×{header.height} pixels, and the "
+                    f"places in {table.name} are of {SIDE}×{SIDE}. Give the film as published"
+                )
             found_masses = [
                 mass for n, line in enumerate(once(lines, name, skipped), start=1)
                 if (mass := _mass(f"{name}_{n}", line, f"{table}: {name}", skipped)) is not None
             ]
         except (InvalidDataset, UnreadableMammogram) as error:
-            skipped.refuse(InvalidDataset(str(error)))
+            skipped.refuse(error)
             continue
         film = int(name[3:])
         records.append(ImageRecord(
-            image_id=name, path=files[name], width=header.width, height=header.height,
+            image_id=name, path=files[name], width=SIDE, height=SIDE,
             patient_id=f"mias{(film + 1) // 2:03d}", laterality="R" if film % 2 else "L",
             view="MLO", annotations=tuple(found_masses),
         ))
-    return records, skipped
+    return usable(records, skipped, table)
 
 
 def _mass(identity: str, cells: list[str], where: str, skipped: Skipped) -> Annotation | None:
@@ -82,7 +90,7 @@ def _mass(identity: str, cells: list[str], where: str, skipped: Skipped) -> Anno
         raise InvalidDataset(f"{where}: {' '.join(cells)!r} has no x, y and radius")
     x, up, radius = (number(cell, where) for cell in cells[3:])
     y = SIDE - up
-    if radius <= 0:
+    if radius < 1:  # of a pixel: no circle, and nothing of it may be left at the edge
         raise InvalidDataset(f"{where}: its circle has the radius {radius:g}")
     if not (0 <= x <= SIDE and 0 <= y <= SIDE):
         raise InvalidDataset(f"{where}: its centre ({x:g}, {up:g}) lies outside its image")

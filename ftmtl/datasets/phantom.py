@@ -20,7 +20,7 @@ from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, Expli
 from ftmtl.atomic import atomic_write
 from ftmtl.rle import box_of, encode_rle
 
-from .coco import write_coco
+from .coco import InvalidDataset, write_coco
 from .phantom_anatomy import (
     HEIGHT_MM,
     NIPPLE,
@@ -59,7 +59,13 @@ def make_phantoms(
     """Write `patients`·4 DICOM files of [rows, 3/4 rows] pixels and `coco.json` into `out`.
 
     Gives their records. Files lie in `out`/images; those of the same name are written over.
+    Raises InvalidDataset for less than one patient and for a seed below 0.
     """
+    if patients < 1 or seed < 0:
+        raise InvalidDataset(
+            f"{out}: no phantoms of {patients} patients and seed {seed}. Give 1 patient or more, "
+            "and a seed of 0 or more"
+        )
     folder = Path(out) / "images"
     folder.mkdir(parents=True, exist_ok=True)
     records = []

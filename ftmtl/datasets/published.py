@@ -1,16 +1,16 @@
 """What the readers of published data sets share: tables, BI-RADS, outlines, masks, what is skipped.
 
-A file that is missing, a table of other columns or an id that occurs twice is one InvalidDataset. A
-single image whose annotation cannot be true (outside its image, empty, without area, of an unknown
-label) is left out whole, named with the reason: a mass that is not known must not be taught as
-background.
+A file that is missing, a table of other columns, an id that occurs twice or a set without a usable
+image is one InvalidDataset. A single image that cannot be read, or whose annotation cannot be true
+(outside its image, empty, without area, of an unknown label), is left out whole, named with the
+reason: a mass that is not known must not be taught as background.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ftmtl.rle import box_of, encode_rle
 
 from .coco import InvalidDataset
-from .records import BENIGN, MALIGNANT, Annotation, Role
+from .records import BENIGN, MALIGNANT, Annotation, ImageRecord, Role
 
 Line = TypeVar("Line")
 OVERHANG = 2.0  # pixels that an outline may lie outside; owners round
@@ -38,8 +38,8 @@ class Skipped:
         """Count `what` under `reason`."""
         self.reasons.setdefault(reason, []).append(str(what))
 
-    def refuse(self, error: InvalidDataset) -> None:
-        """An image whose annotation cannot be true."""
+    def refuse(self, error: ValueError) -> None:
+        """An image that cannot be read, or whose annotation cannot be true."""
         self.refused.append(str(error))
 
     def lines(self) -> list[str]:
@@ -50,15 +50,39 @@ class Skipped:
 
 
 def find(folder: Path, *names: str) -> Path:
-    """The first of the files `names` that lies in `folder` or below. Raises InvalidDataset."""
+    """The first of the files `names`, in any case, in `folder` or below. Raises InvalidDataset."""
     if not folder.is_dir():
         raise InvalidDataset(f"{folder}: there is no such folder. Give the data set's")
     for name in names:
-        for file in sorted(folder.rglob(name)):
-            return file
+        for file in files_below(folder, Path(name).suffix):
+            if file.name.lower() == name.lower():
+                return file
     raise InvalidDataset(
         f"{folder}: holds no {' or '.join(names)}. Give the folder as its owner publishes it"
     )
+
+
+def files_below(folder: Path, *suffixes: str) -> list[Path]:
+    """The files with those suffixes, in any case; not hidden ones (macOS leaves `._1-1.dcm`)."""
+    return sorted(file for file in folder.rglob("*")
+                  if file.suffix.lower() in suffixes and not hidden(file, folder))
+
+
+def hidden(path: Path, folder: Path) -> bool:
+    """Whether it, or a folder between, begins with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def by_id(files: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
+    """Each file by its id. Raises InvalidDataset where two are of one."""
+    found: dict[str, Path] = {}
+    for identity, file in files:
+        if identity in found:
+            raise InvalidDataset(
+                f"{found[identity]} and {file}: both are the {what} {identity}. Remove one of them"
+            )
+        found[identity] = file
+    return found
 
 
 def read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -73,7 +97,10 @@ def read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     except FileNotFoundError as error:
         raise InvalidDataset(f"{file}: there is no such file") from error
     except Exception as error:  # three readers, each with errors of its own
-        raise InvalidDataset(f"{file}: not a table ({type(error).__name__}: {error})") from error
+        raise InvalidDataset(
+            f"{file}: not a table ({type(error).__name__}: {error}). Save it as CSV in UTF-8, XLS "
+            "or XLSX"
+        ) from error
     if lacking := [c for c in columns if c not in head]:
         raise InvalidDataset(
             f"{file}: lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}; it has "
@@ -106,10 +133,9 @@ def _cells(file: Path) -> Iterator[list[str]]:
 
 
 def _text(value: Any) -> str:
-    """A cell as text; spreadsheets hold whole numbers as 1.0."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None else str(value).strip()
+    """A cell as text; spreadsheets, and CSV that pandas wrote, hold whole numbers as 1.0."""
+    text = "" if value is None else str(value).strip()
+    return text.removesuffix(".0") if re.fullmatch(r"\d+\.0", text) else text
 
 
 def _plain(column: str) -> str:
@@ -155,17 +181,18 @@ def boxed(
 ) -> tuple[float, float, float, float]:
     """The box [x, y, width, height] of x1, y1, x2, y2 in an image of `size` (width, height).
 
-    Overhang of two pixels is cut off. Raises InvalidDataset for more, and for no area.
+    Overhang of two pixels is cut off. Raises InvalidDataset for more, and where no area is left.
     """
     x1, y1, x2, y2 = corners
-    if x2 <= x1 or y2 <= y1:
-        raise InvalidDataset(f"{where}: its box {[x1, y1, x2, y2]} has no area")
     if min(x1, y1) < -OVERHANG or x2 > size[0] + OVERHANG or y2 > size[1] + OVERHANG:
         raise InvalidDataset(
             f"{where}: its box {[x1, y1, x2, y2]} leaves its image of {size[0]}×{size[1]}"
         )
     left, top = max(x1, 0.0), max(y1, 0.0)
-    return left, top, min(x2, float(size[0])) - left, min(y2, float(size[1])) - top
+    width, height = min(x2, float(size[0])) - left, min(y2, float(size[1])) - top
+    if width <= 0 or height <= 0:
+        raise InvalidDataset(f"{where}: its box {[x1, y1, x2, y2]} has no area in its image")
+    return left, top, width, height
 
 
 def masked(
@@ -203,6 +230,13 @@ def unique(ids: Sequence[str], file: Path, what: str) -> None:
         seen.add(identity)
 
 
+def agreed(rows: Sequence[Mapping[str, str]], columns: Sequence[str], where: str) -> None:
+    """Raise InvalidDataset where the rows of one image say different things of it."""
+    for column in columns:
+        if len(said := sorted({row[column] for row in rows})) > 1:
+            raise InvalidDataset(f"{where}: its rows disagree on its {column}: {', '.join(said)}")
+
+
 def once(lines: Sequence[Line], image: str, skipped: Skipped) -> list[Line]:
     """The lines of an image that has no ids of findings, each once."""
     kept: list[Line] = []
@@ -212,6 +246,18 @@ def once(lines: Sequence[Line], image: str, skipped: Skipped) -> list[Line]:
         else:
             kept.append(line)
     return kept
+
+
+def usable(
+    records: list[ImageRecord], skipped: Skipped, source: Path
+) -> tuple[list[ImageRecord], Skipped]:
+    """What a reader gives. Raises InvalidDataset where that is no image at all."""
+    if not records:
+        first = [*skipped.refused, *skipped.lines(), "Give the table as its owner publishes it"][0]
+        raise InvalidDataset(
+            f"{source}: no image is left, {len(skipped.refused)} were refused. {first}"
+        )
+    return records, skipped
 
 
 def missing(names: Sequence[str], folder: Path, what: str) -> None:

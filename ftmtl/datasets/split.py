@@ -15,8 +15,8 @@ def part_of(patient_id: str, parts: int) -> int:
 
 
 def hold_out(
-    records: Sequence[ImageRecord], *, parts: int = 5, part: int = 0
+    records: Sequence[ImageRecord], *, parts: int = 5
 ) -> tuple[list[ImageRecord], list[ImageRecord]]:
-    """The records to train on and those held out: all of the patients of one of the parts."""
-    held = [r for r in records if part_of(r.patient_id, parts) == part]
-    return [r for r in records if part_of(r.patient_id, parts) != part], held
+    """The records to train on and those held out: all of the patients of part 0."""
+    held = [r for r in records if part_of(r.patient_id, parts) == 0]
+    return [r for r in records if part_of(r.patient_id, parts) != 0], held

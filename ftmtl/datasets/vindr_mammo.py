@@ -13,14 +13,18 @@ from pathlib import Path
 from .coco import InvalidDataset
 from .published import (
     Skipped,
+    agreed,
     birads_class,
     boxed,
+    by_id,
+    files_below,
     find,
     missing,
     number,
     once,
     read_table,
     side,
+    usable,
 )
 from .records import Annotation, ImageRecord
 
@@ -41,23 +45,27 @@ def read_vindr_mammo(folder: Path) -> tuple[list[ImageRecord], Skipped]:
     images: dict[str, list[dict[str, str]]] = {}
     for row in read_table(table, COLUMNS):
         images.setdefault(row["image id"], []).append(row)
-    files = {file.stem: file for file in sorted((table.parent / "images").rglob("*.dic*m"))}
+    found = files_below(table.parent / "images", ".dicom", ".dcm")
+    files = by_id(((file.stem, file) for file in found), "image")
     missing([name for name in images if name not in files], table.parent, "images")
     skipped, records = Skipped(), []
+    for name in sorted(files.keys() - images.keys()):
+        skipped.add("image that is not in the table", files[name].name)
     for name, rows in images.items():
         rows = once(rows, name, skipped)
         try:
             records.append(_image(name, rows, files[name], f"{table}: image {name}", skipped))
         except InvalidDataset as error:
             skipped.refuse(error)
-    return records, skipped
+    return usable(records, skipped, table)
 
 
 def _image(
     name: str, rows: list[dict[str, str]], file: Path, where: str, skipped: Skipped
 ) -> ImageRecord:
+    agreed(rows, ("study id", "laterality", "width", "height"), where)
     first = rows[0]
-    width, height = (int(number(first[key], f"{where}: {key}")) for key in ("width", "height"))
+    width, height = (_pixels(first[key], f"{where}: {key}") for key in ("width", "height"))
     masses = []
     for n, row in enumerate(rows, start=1):
         here = f"{where}, finding {n}"
@@ -77,14 +85,21 @@ def _image(
     )
 
 
+def _pixels(text: str, where: str) -> int:
+    count = number(text, where)
+    if count < 1 or not count.is_integer():
+        raise InvalidDataset(f"{where}: {text!r} is not a count of pixels")
+    return int(count)
+
+
 def _kinds(text: str, where: str) -> list[str]:
     """The findings of a box; the table holds them as a Python list."""
     try:
         kinds = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         kinds = None
-    if not isinstance(kinds, list) or not kinds:
-        raise InvalidDataset(f"{where}: {text!r} is no list of findings")
+    if not isinstance(kinds, list) or not kinds or not all(isinstance(k, str) for k in kinds):
+        raise InvalidDataset(f"{where}: {text!r:.80} is no list of findings")
     if unknown := [kind for kind in kinds if kind not in FINDINGS]:
         raise InvalidDataset(f"{where}: unknown finding {unknown[0]!r}")
     return kinds
