@@ -28,8 +28,6 @@ from ftmtl.training.loop import Progress, train
 from ftmtl.training.samples import BalancedSampler
 from ftmtl.weights_file import load_weights
 
-EPOCHS = 6  # of the schedule whose first steps are looked at
-
 
 def main() -> None:
     """Train the first steps, and print what the rest of the women show."""
@@ -43,9 +41,8 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=RECOMMENDED.training.learning_rate)
     parser.add_argument("--mask-weight", type=float, default=1.0, help="λ3 of Eq. 10")
     options = parser.parse_args()
-    stage = RECOMMENDED.training.stages[0]
     training = replace(
-        RECOMMENDED.training, stages=(replace(stage, epochs=EPOCHS),),
+        RECOMMENDED.training, stages=RECOMMENDED.training.stages[:1],
         learning_rate=options.learning_rate, loss_weights=(1.0, 1.0, options.mask_weight),
     )
     records = read_coco(options.data, options.images)
