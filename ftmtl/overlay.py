@@ -17,6 +17,7 @@ from ftmtl.mammogram import Mammogram
 HEIGHT = 1400  # of the picture's image part, in its own pixels
 NARROWEST = 480  # the picture, so that the verdict has room beside a narrow breast
 BAND = 64  # above and below: the verdict, and what this is
+LARGE = 34  # the verdict's letters, if it has room beside side and view
 COLOURS = {"malignant": (255, 92, 92), "benign": (94, 224, 130)}
 INK, PAPER, QUIET = (235, 238, 240), (18, 20, 23), (150, 158, 166)
 
@@ -103,8 +104,11 @@ def _draw_words(pen: ImageDraw.ImageDraw, findings: Findings, size: tuple[int, i
     else:
         text = f"{verdict.label.capitalize()} {100 * verdict.malignancy:.0f} / 100"
         colour = COLOURS[verdict.label]
-    pen.text((16, 12), text, fill=colour, font=_font(34))
-    pen.text((size[0] - 16, 18), name, fill=QUIET, font=_font(26), anchor="ra")
+    room = size[0] - 48 - pen.textlength(name, font=_font(26))
+    wide = pen.textlength(text, font=_font(LARGE))
+    font = _font(LARGE if wide <= room else int(LARGE * room / wide))
+    pen.text((16, BAND // 2), text, fill=colour, font=font, anchor="lm")
+    pen.text((size[0] - 16, BAND // 2), name, fill=QUIET, font=_font(26), anchor="rm")
     model = findings.model
     made = f"{model.name} {model.version} · " if model else ""
     pen.text((16, size[1] - BAND + 20), f"{made}research use only", fill=QUIET, font=_font(20))
