@@ -30,7 +30,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a small network straight from its random start: it sees masses all over."""
-    torch.manual_seed(5)
+    torch.manual_seed(25)
     network = replace(RECOMMENDED.network, canvas=(320, 192), proposals_infer=20, init_std=1e-4,
                       hidden_init_std=1e-4, variant="ft-mtl-net", boxes_from="mean",
                       settled_by="suppression")  # its boxes agree on nothing
