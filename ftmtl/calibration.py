@@ -39,7 +39,7 @@ from ftmtl.predict_files import predict_records
 from ftmtl.probabilities import Calibration
 from ftmtl.weights_file import load_weights, save_weights
 
-WIDEST = 2.0  # of the logarithm of a temperature: beyond it no network needs correction
+WIDEST = 2.0  # of the logarithm of a temperature, to either side
 
 
 class NotCalibratable(ValueError):
@@ -99,10 +99,10 @@ def measure(
     if slope <= 0:
         raise NotCalibratable("masses score no higher than false positives: train first")
     temperature = fit_temperature(kinds, truth[masses] - 1)
-    if abs(np.log(temperature)) > 0.99 * WIDEST:
+    if np.log(temperature) < -0.99 * WIDEST:  # at the other end nothing is claimed of the class
         raise NotCalibratable(
-            f"the best temperature is beyond {temperature:.2g}: the {masses.sum()} masses found "
-            "are too few, or their classes were not learned"
+            f"the best temperature is below {temperature:.2g}: the {masses.sum()} masses found are "
+            "all told rightly, and too few to say how sure that is"
         )
     fitted = Calibration(temperature=temperature, slope=slope, intercept=intercept)
     return {

@@ -51,7 +51,7 @@ def test_candidates_are_judged_by_the_mass_they_lie_on(tmp_path) -> None:  # typ
 @pytest.mark.parametrize(("scores", "reason"), [
     # Of each of four images: what is said of its mass (benign, malignant in turns), and elsewhere.
     ([[0.8, 0.1, 0.1], [0.8, 0.1, 0.1], [0.2, 0.4, 0.4]], "score no higher than false positives"),
-    ([[0.3, 0.6, 0.1], [0.1, 0.1, 0.8], [0.7, 0.2, 0.1]], "temperature is beyond"),
+    ([[0.3, 0.6, 0.1], [0.1, 0.1, 0.8], [0.7, 0.2, 0.1]], "temperature is below"),
 ])
 def test_a_fit_that_nobody_can_believe_is_refused(tmp_path, scores, reason) -> None:  # type: ignore[no-untyped-def]
     records, results = [], []

@@ -143,7 +143,8 @@ def resampled(coco, results, told, weights):
             new = f"{entry['id']}/{copy_number}"
             images.append({**entry, "id": new, "patient_id": f"{patient}/{copy_number}"})
             masses += [
-                {**a, "image_id": new} for a in coco["annotations"] if a["image_id"] == entry["id"]
+                {**a, "id": f"{a['id']}/{copy_number}", "image_id": new}
+                for a in coco["annotations"] if a["image_id"] == entry["id"]
             ]
             predictions += [{**r, "image_id": new} for r in results if r["image_id"] == entry["id"]]
     return truth(images, masses), predictions

@@ -92,7 +92,8 @@ def test_false_positives_and_classes_count() -> None:
     said = verdict(truth, right, wrong)
     assert (said.champion, said.candidate, said.word) == (1.0, 0.5, "worse"), "the AUC is 0"
     # Half a false positive an image, each surer than any mass: nothing at 0.3, all at 1 and 3.67.
-    noisy = [{**found(n, box=ELSEWHERE), "score": 0.95} for n in range(6)]
+    surer = {"score": 0.95, "scores": [0.05, 0.855, 0.095]}
+    noisy = [{**found(n, box=ELSEWHERE), **surer} for n in range(6)]
     alone = parse_truth(to_coco(women(12)))
     said = verdict(alone, right, [*right, *noisy])
     assert said.candidate == pytest.approx(2 / 3) and said.word == "worse"
