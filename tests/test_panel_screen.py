@@ -46,6 +46,7 @@ class Morning:
 
     def shot(self, name: str) -> None:
         if SHOTS:
+            Path(SHOTS).mkdir(parents=True, exist_ok=True)
             self.screen.shot(Path(SHOTS) / f"{name}.png")
 
 
