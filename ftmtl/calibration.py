@@ -66,13 +66,13 @@ def calibrate(
     network = read.network()
     raw = {k: v for k, v in read.metadata.items() if k != "calibration"}
     if predictions is not None:
-        results, _ = load_json(predictions, InvalidPredictions, "predictions")
-        parse_predictions(results, parse_truth(to_coco(records)), str(predictions))
+        results, name = load_json(predictions, InvalidPredictions, "predictions")
     else:
         plain = replace(read, metadata=raw)
         predictor = Predictor(network, plain, version="uncalibrated", device=pick_device(device))
         results, _ = predict_records(predictor, records, on_file=on_file)
-    added = measure(records, results)
+        name = "its predictions"
+    added = measure(records, results, name)
     if predictions is not None:
         added["calibrated_on"] += ", predicted by weights of the same recipe that never saw them"
     save_weights(out, network, preset=read.preset, metadata={**raw, **added})
@@ -80,13 +80,13 @@ def calibrate(
 
 
 def measure(
-    records: Sequence[ImageRecord], results: Sequence[dict[str, Any]]
+    records: Sequence[ImageRecord], results: Sequence[dict[str, Any]], name: str = "predictions"
 ) -> dict[str, Any]:
     """`calibration` and `operating_points` of uncalibrated COCO results on held-out records.
 
-    Raises NotCalibratable.
+    Raises NotCalibratable, and InvalidPredictions, which says whose by `name`.
     """
-    probabilities, truth = _judged(records, results)
+    probabilities, truth = _judged(records, results, name)
     masses = truth > 0
     if not masses.any():
         raise NotCalibratable("no held-out mass was found: calibrate on images with masses")
@@ -135,7 +135,7 @@ def fit_odds(scores: NDArray[np.float64], masses: NDArray[np.bool_]) -> tuple[fl
 
 
 def _judged(
-    records: Sequence[ImageRecord], results: Sequence[dict[str, Any]]
+    records: Sequence[ImageRecord], results: Sequence[dict[str, Any]], name: str = "predictions"
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Probabilities [N, 3] and true class [N] of the candidates; 0 where there is no mass.
 
@@ -143,7 +143,7 @@ def _judged(
     unknown class or in an ignore region says nothing.
     """
     truth = parse_truth(to_coco(records))
-    predictions = parse_predictions(results, truth)
+    predictions = parse_predictions(results, truth, name)
     found = match(truth, predictions, CRITERIA["iou>0.2"])
     hit = found >= 0
     classes = np.zeros(len(found), dtype=np.int64)

@@ -30,7 +30,11 @@ def test_background_does_not_vote():
     assert monotone(rows(background)) == 0.0
     assert monotone(rows(background, [0.1, 0.8, 0.1])) == monotone(rows([0.1, 0.8, 0.1]))
     assert monotone(np.empty((0, 3))) == 0.0
-    assert likelier(rows(background, [0.44, 0.22, 0.34])).tolist() == [False, True]
+
+
+def test_a_mass_of_which_nobody_knows_the_kind_is_still_a_mass():
+    assert monotone(rows([0.44, 0.22, 0.34])) == pytest.approx(0.34 / 0.56)
+    assert likelier(rows([0.5, 0.05, 0.45], [0.44, 0.22, 0.34])).tolist() == [False, True]
 
 
 def test_a_malignant_box_on_a_benign_one_is_one_malignant_mass():

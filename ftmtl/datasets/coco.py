@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 
 from ftmtl.atomic import atomic_write
 from ftmtl.coco_masks import as_rle
+from ftmtl.coco_rows import is_identity, is_number, mask_source_of, role_of
 from ftmtl.findings import MaskSource
 
 from .records import CATEGORY_NAMES, CATEGORY_OF, Annotation, ImageRecord, Role
@@ -120,7 +121,7 @@ def _record(
     aspect = row.get("pixel_aspect")
     if aspect is None:
         aspect = 1.0
-    elif not _is_number(aspect) or aspect <= 0:
+    elif not is_number(aspect) or aspect <= 0:
         raise InvalidDataset(
             f"{file}: image {row['id']}: pixel_aspect {aspect!r} is not a number above 0"
         )
@@ -169,12 +170,8 @@ def _annotation(
     known = row.get("class_known", True)
     if type(known) is not bool:
         raise InvalidDataset(f"{where}: class_known {known!r} is neither true nor false")
-    # A crowd is COCO's word for a region in which nothing is counted.
-    role = row.get("role", "ignore" if row.get("iscrowd") else "mass")
-    source = row.get("mask_source")
+    role, source = role_of(row), mask_source_of(row)
     segmentation = row.get("segmentation") or None
-    if source is None:
-        source = "annotated" if segmentation else "none"
     if role not in get_args(Role):
         raise InvalidDataset(f"{where}: unknown role {role!r}; one of {get_args(Role)}")
     if source not in get_args(MaskSource):
@@ -197,7 +194,7 @@ def _annotation(
 
 
 def _box(where: str, bbox: Any, size: tuple[int, int]) -> Box:
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
         raise InvalidDataset(f"{where}: box {bbox!r:.80} is not 4 numbers")
     x, y, width, height = map(float, bbox)
     if width <= 0 or height <= 0:
@@ -223,13 +220,9 @@ def _check_segmentation(where: str, segmentation: Any, box: Box, size: tuple[int
         raise InvalidDataset(f"{where}: segmentation: it lies outside its box {list(box)}")
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and -1e9 < value < 1e9  # which holds for no NaN
-
-
 def _side(file: Path, row: dict[str, Any], key: str) -> int:
     value = _need(file, row, key, "image")
-    if not _is_number(value) or value < 1 or value != int(value):
+    if not is_number(value) or value < 1 or value != int(value):
         raise InvalidDataset(f"{file}: image {row['id']}: {key} {value!r} is not a count of pixels")
     return int(value)
 
@@ -255,7 +248,7 @@ def _word(file: Path, row: dict[str, Any], key: str, words: Sequence[str] = ()) 
 
 def _identity(file: Path, row: Any, what: str) -> int | str:
     value = _need(file, row, "id", what)
-    if type(value) not in (int, str):
+    if not is_identity(value):
         raise InvalidDataset(f"{file}: {what} id {value!r:.80} is neither a number nor a name")
     return cast(int | str, value)
 

@@ -26,6 +26,7 @@ from ftmtl.findings import Finding, Findings, ImageInfo
 from ftmtl.label_file import UnreadableLabel, read_label_file
 from ftmtl.mammogram import UnreadableMammogram, read_header
 
+from .published import hidden
 from .records import BENIGN, MALIGNANT, Annotation, ImageRecord, Role
 
 logger = logging.getLogger(__name__)
@@ -158,8 +159,7 @@ def images_by_id(*folders: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
     for folder in folders:
         for file in sorted(folder.rglob("*")):
-            hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-            if hidden or not file.is_file():
+            if hidden(file, folder) or not file.is_file():
                 continue
             with contextlib.suppress(UnreadableMammogram):
                 images.setdefault(read_header(file, root=folder).image_id, file)

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ftmtl.coco_rows import is_identity, is_number, mask_source_of, role_of
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -114,21 +116,9 @@ def load_json(source: Any, error: type[ValueError], fallback: str) -> tuple[Any,
         raise error(f"{source}: is not JSON: {reason}") from reason
 
 
-def _finite(value: Any) -> bool:
-    """Whether value is a number of sane size (and not a bool, which Python takes for one)."""
-    number = isinstance(value, int | float | np.integer | np.floating)
-    # The limits hold for no NaN.
-    return number and not isinstance(value, bool) and bool(-1e9 < value < 1e9)
-
-
-def _identity(value: Any) -> bool:
-    """Whether value can be an id: a number or a name (and not a bool)."""
-    return isinstance(value, int | str) and not isinstance(value, bool)
-
-
 def _box_fault(box: Any, size: tuple[int, int]) -> str | None:
     """What is wrong with a box in an image of size (height, width), or None."""
-    if not (isinstance(box, Sequence) and len(box) == 4 and all(_finite(v) for v in box)):
+    if not (isinstance(box, Sequence) and len(box) == 4 and all(is_number(v) for v in box)):
         return f"bbox {box!r} is not four finite numbers [x, y, width, height]"
     x, y, width, height = box
     if width <= 0 or height <= 0:
@@ -183,18 +173,18 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
     nameless = 0
     for image in coco["images"]:
         image_id = image.get("id")
-        if not _identity(image_id):
+        if not is_identity(image_id):
             raise refuse(f"image {image_id!r}", "has no id")
         if image_id in index:
             raise refuse(f"image {image_id!r}", "occurs twice")
         index[image_id] = len(index)
         size = image.get("height") or 0, image.get("width") or 0
-        if not all(_finite(side) and side >= 0 and side == int(side) for side in size):
+        if not all(is_number(side) and side >= 0 and side == int(side) for side in size):
             raise refuse(f"image {image_id!r}", f"its sides {size!r} are no counts of pixels")
         sizes.append((int(size[0]), int(size[1])))
         who: Any = image.get("patient_id")
         for key in ("patient_id", "laterality"):
-            if not _identity(image.get(key, "")) and image[key] is not None:
+            if not is_identity(image.get(key, "")) and image[key] is not None:
                 raise refuse(f"image {image_id!r}", f"{key} {image[key]!r} is no name")
         if who is None or who == "":
             nameless += 1
@@ -215,18 +205,18 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
     seen: set[Any] = set()
     for annotation in coco["annotations"]:
         what = f"annotation {annotation.get('id')!r}"
-        if not _identity(annotation.get("id")):
+        if not is_identity(annotation.get("id")):
             raise refuse(what, "has no id")
         if annotation["id"] in seen:
             raise refuse(what, "occurs twice")
         seen.add(annotation["id"])
-        if not _identity(annotation.get("image_id")) or annotation["image_id"] not in index:
+        if not is_identity(annotation.get("image_id")) or annotation["image_id"] not in index:
             raise refuse(what, f"belongs to unknown image {annotation.get('image_id')!r}")
         at = index[annotation["image_id"]]
         fault = _box_fault(annotation.get("bbox"), sizes[at])
         if fault:
             raise refuse(what, fault)
-        role = annotation.get("role", "ignore" if annotation.get("iscrowd") else "mass")
+        role = role_of(annotation)
         if role not in ROLES:
             raise refuse(what, f"role {role!r} is none of {', '.join(ROLES)}")
         if role == "ignore":
@@ -244,7 +234,7 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         if role == "ignore":
             ignore["class"].append(kind)
             continue
-        masked = annotation.get("mask_source", "annotated") == "annotated"
+        masked = mask_source_of(annotation) == "annotated"
         mass["id"].append(annotation.get("id"))
         mass["image"].append(at)
         mass["box"].append(annotation["bbox"])
@@ -279,17 +269,17 @@ def _prediction_fault(entry: Any, index: Mapping[Any, int], truth: Truth) -> str
         if key not in entry:
             return f"has no {key!r}"
     image_id = entry["image_id"]
-    if not _identity(image_id) or image_id not in index:
+    if not is_identity(image_id) or image_id not in index:
         return f"image_id {image_id!r} is not in {truth.name}"
     if entry["category_id"] not in (BENIGN, MALIGNANT):
         return f"category_id {entry['category_id']!r} is not 1 or 2"
     score, scores = entry["score"], entry["scores"]
-    if not _finite(score) or not 0 <= score <= 1:
+    if not is_number(score) or not 0 <= score <= 1:
         return f"score {score!r} is not a number from 0 to 1"
     if not (
         isinstance(scores, Sequence)
         and len(scores) == 3
-        and all(_finite(p) and 0 <= p <= 1 for p in scores)
+        and all(is_number(p) and 0 <= p <= 1 for p in scores)
     ):
         return f"scores {scores!r} are not [background, benign, malignant] from 0 to 1"
     if abs(sum(scores) - 1) > 0.02:  # room for half precision and rounding
