@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.apps.detection.utils.box_coder import BoxCoder
+from monai.data.box_utils import box_iou
 from torch import Tensor
 
 from ftmtl.network.boxes import NMS_BLOCK, clip, coverage, decode, encode, iou, nms
@@ -53,6 +55,17 @@ def test_overlap_by_hand() -> None:
     torch.testing.assert_close(iou(a, b), torch.tensor([[1 / 3, 1, 0, 0.1], [0, 0, 0, 0]]))
     assert iou(a[:0], b).shape == (0, 4)
     assert iou(a, b[:0]).shape == (2, 0)
+
+
+def test_deltas_boxes_and_overlaps_are_monais() -> None:
+    """Its box coder and its overlap, which check every value and so are slow on a GPU."""
+    coder = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+    targets, references = random_boxes(200, seed=3), random_boxes(200, seed=4)
+    deltas = encode(targets, references)
+    torch.testing.assert_close(deltas, coder.encode_single(targets, references))
+    wild = torch.randn(200, 4, generator=torch.Generator().manual_seed(5)) * 20  # some are clamped
+    torch.testing.assert_close(decode(wild, references), coder.decode_single(wild, references))
+    torch.testing.assert_close(iou(targets, references), box_iou(targets, references))
 
 
 def test_coverage_is_the_share_of_each_box_that_one_other_covers() -> None:

@@ -5,27 +5,39 @@ Boxes are float tensors [N, 4] (x1, y1, x2, y2) in canvas pixels.
 
 from __future__ import annotations
 
+from math import log
+
 import torch
-from monai.apps.detection.utils.box_coder import BoxCoder
-from monai.data.box_utils import box_area, box_iou
 from torch import Tensor
 
-# (10, 10, 5, 5) scales Eq. 3's offsets and logarithms to about unit spread (matterport's
-# standard deviations .1, .1, .2, .2), so that the Smooth L1 of Eq. 2 weighs them alike.
-_CODER = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+# Eq. 3's offsets and logarithms are scaled to about unit spread (matterport's standard deviations
+# .1, .1, .2, .2), so that the Smooth L1 of Eq. 2 weighs them alike.
+PLACE_SCALE, SIZE_SCALE = 10.0, 5.0
+LARGEST_GROWTH = log(1000 / 16)  # of a side, so that no untrained network overflows the exponential
 NMS_BLOCK = 256  # boxes settled at once
+_NO_AREA = 1e-6  # square pixels
 
 
 def encode(targets: Tensor, references: Tensor) -> Tensor:
     """Deltas [N, 4] (dx, dy, log dw, log dh) that take references to targets (Eq. 4, scaled)."""
-    return _CODER.encode_single(targets, references)
+    (centres, sizes), (from_centres, from_sizes) = _middles(targets), _middles(references)
+    places = PLACE_SCALE * (centres - from_centres) / from_sizes
+    return torch.cat([places, SIZE_SCALE * (sizes / from_sizes).log()], dim=1)
 
 
 def decode(deltas: Tensor, references: Tensor) -> Tensor:
     """The boxes [N, 4] that deltas [N, 4] make of references [N, 4] (inverse of Eq. 3)."""
-    if len(deltas) == 0:
-        return deltas.float()
-    return _CODER.decode_single(deltas.float(), references)
+    places, growths = deltas.float().split(2, dim=1)
+    from_centres, from_sizes = _middles(references)
+    centres = places / PLACE_SCALE * from_sizes + from_centres
+    halves = (growths / SIZE_SCALE).clamp(max=LARGEST_GROWTH).exp() * from_sizes / 2
+    return torch.cat([centres - halves, centres + halves], dim=1)
+
+
+def _middles(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Centres and sizes, both [N, 2]."""
+    corners, opposite = boxes.split(2, dim=1)
+    return (corners + opposite) / 2, opposite - corners
 
 
 def clip(boxes: Tensor, extent: Tensor) -> Tensor:
@@ -40,20 +52,27 @@ def sound(boxes: Tensor) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union [len(a), len(b)]."""
-    if len(a) == 0 or len(b) == 0:
-        return a.new_zeros(len(a), len(b))
-    return torch.as_tensor(box_iou(a, b))
+    """Intersection over union [len(a), len(b)]; 0 of two boxes without area."""
+    shared = _intersection(a, b)
+    union = _area(a)[:, None] + _area(b) - shared
+    return shared / union.clamp(min=_NO_AREA)
 
 
 def coverage(a: Tensor, b: Tensor) -> Tensor:
     """The share of each box of `a` that the best box of `b` covers, [len(a)]."""
-    if len(a) == 0 or len(b) == 0:
+    if len(b) == 0:
         return a.new_zeros(len(a))
-    size = (torch.minimum(a[:, None, 2:], b[None, :, 2:])
-            - torch.maximum(a[:, None, :2], b[None, :, :2])).clamp(min=0)
-    area = torch.as_tensor(box_area(a)).clamp(min=1e-6)
-    return (size.prod(dim=2) / area[:, None]).amax(dim=1)
+    return (_intersection(a, b) / _area(a).clamp(min=_NO_AREA)[:, None]).amax(dim=1)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+
+
+def _intersection(a: Tensor, b: Tensor) -> Tensor:
+    """The areas [len(a), len(b)] that each two boxes share."""
+    size = torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2])
+    return size.clamp(min=0).prod(dim=2)
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float, *, groups: Tensor | None = None,
