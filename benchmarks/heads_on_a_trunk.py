@@ -20,7 +20,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `ftmtl` does; before t
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ftmtl.atomic import atomic_write
@@ -30,7 +29,7 @@ from ftmtl.device import autocast
 from ftmtl.network.feature_transfer import unblock
 from ftmtl.network.losses import MASK_LOSSES, box_loss, class_loss
 from ftmtl.network.model import FTMTLNet, build, extents_of
-from ftmtl.training.samples import BalancedSampler, CanvasCache, Sample, TrainingSet
+from ftmtl.training.samples import BalancedSampler, CanvasCache, Sample, TrainingSet, made_ahead
 from ftmtl.training.stages import learning_rate, optimizer_of
 from ftmtl.training.targets import RoiTargets, roi_targets
 from ftmtl.weights_file import STARTER_WEIGHTS, load_weights, save_weights
@@ -161,9 +160,8 @@ def main() -> None:
             learner.optimizer.load_state_dict(state[name]["optimizer"])
             learner.costs = state[name]["costs"]
 
-    loader: DataLoader[list[Sample]] = DataLoader(
-        samples, batch_sampler=batches[first:], collate_fn=list)  # type: ignore[arg-type]
-    with tqdm(loader, initial=first, total=len(batches), unit=" steps", mininterval=30) as bar:
+    made = made_ahead(samples, batches[first:])
+    with tqdm(made, initial=first, total=len(batches), unit=" steps", mininterval=30) as bar:
         for step, batch in enumerate(bar, start=first):
             rate = learning_rate(training, stage, step, len(batches))
             with autocast(cpu):

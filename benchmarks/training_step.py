@@ -1,7 +1,7 @@
 """Training throughput, and how much of a step waits for its images, on this machine.
 
     python benchmarks/training_step.py            # the recommended recipe, 12 steps a stage
-    python benchmarks/training_step.py --workers 2 --device cuda
+    python benchmarks/training_step.py --device cuda
 
 The films are the eight real samples (4736×2624 and the like), each with a mass outlined at the
 film's own resolution, which is the slowest kind of truth to prepare. Masses and steps are as in
@@ -24,10 +24,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `ftmtl` does; before t
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
-from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).resolve().parent.parent
-WARM = 2  # steps that meet cold caches and starting workers
+WARM = 2  # steps that meet cold caches
 sys.path.insert(0, str(ROOT))
 
 from ftmtl.config import MODELS, PRESETS, Preset, Stage, preset_of  # noqa: E402
@@ -36,7 +35,12 @@ from ftmtl.device import autocast, pick_device  # noqa: E402
 from ftmtl.mammogram import read_mammogram  # noqa: E402
 from ftmtl.network.model import FTMTLNet, build  # noqa: E402
 from ftmtl.samples import prepare_samples  # noqa: E402
-from ftmtl.training.samples import BalancedSampler, CanvasCache, TrainingSet  # noqa: E402
+from ftmtl.training.samples import (  # noqa: E402
+    BalancedSampler,
+    CanvasCache,
+    TrainingSet,
+    made_ahead,
+)
 from ftmtl.training.stages import losses, optimizer_of, trainable  # noqa: E402
 from ftmtl.weights_file import STARTER_WEIGHTS, load_weights  # noqa: E402
 
@@ -72,10 +76,8 @@ def timed(
     for group in optimizer.param_groups:
         group["lr"] = 1e-6  # the proposals stay those of mid-training
     order = BalancedSampler(films, length=count * size, seed=0).epoch(0)
-    batches = iter(DataLoader(
-        TrainingSet(films, store, augmentation=config.augment, seed=0),
-        batch_sampler=[order[i : i + size] for i in range(0, len(order), size)],  # type: ignore[arg-type]
-        num_workers=options.workers, collate_fn=list))
+    batches = made_ahead(TrainingSet(films, store, augmentation=config.augment, seed=0),
+                         [order[i : i + size] for i in range(0, len(order), size)])
     waits, steps = [], []
     for _ in range(count):
         began = time.perf_counter()
@@ -104,7 +106,6 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="recommended")
     parser.add_argument("--model", choices=MODELS, help="[the preset's own]")
@@ -130,7 +131,7 @@ def main() -> None:
         stages = {stage.name: timed(network, stage, preset, films, store, options, device)
                   for stage in preset.training.stages}
     setting = {
-        "device": str(device), "threads": torch.get_num_threads(), "workers": options.workers,
+        "device": str(device), "threads": torch.get_num_threads(),
         "model": model, "preset": preset.name, "batch": preset.training.batch_size,
         "load of the machine (1 min)": round(os.getloadavg()[0], 1),
     }

@@ -27,7 +27,7 @@ from ftmtl.mammogram import read_mammogram
 from ftmtl.network.model import build, extents_of
 from ftmtl.predict import Predictor, image_info
 from ftmtl.predict_files import predict_files
-from ftmtl.training.samples import CanvasCache, TrainingSet
+from ftmtl.training.samples import CanvasCache, TrainingSet, made_ahead
 from ftmtl.training.stages import losses, trainable
 
 Action = Callable[[], Any]
@@ -240,7 +240,7 @@ def _throughput(predictor: Predictor, films: Sequence[Path], batch: int, repeats
 
 
 def _training(films: Sequence[Path], device: torch.device, steps: int) -> dict[str, float]:
-    """Steps of the recommended recipe on `films` with one made-up mass each, data in line."""
+    """Steps of the recommended recipe on `films` with one made-up mass each."""
     preset: Preset = RECOMMENDED
     network = build(preset.network, frozen_backbone=preset.training.frozen_backbone).to(device)
     network.train()
@@ -255,9 +255,11 @@ def _training(films: Sequence[Path], device: torch.device, steps: int) -> dict[s
                               augmentation=preset.training.augment, seed=0)
         for index in range(len(films)):
             samples[0, index]  # decoded once, as before a training
+        batches = made_ahead(samples, ([(step, (step * size + i) % len(films))
+                                        for i in range(size)] for step in range(steps + 1)))
         for step in range(steps + 1):
             began = time.perf_counter()
-            batch = [samples[step, (step * size + i) % len(films)] for i in range(size)]
+            batch = next(batches)
             ready = time.perf_counter()
             with autocast(device):
                 terms = losses(network, [s.to(device) for s in batch], stage, preset)
@@ -274,8 +276,8 @@ def _training(films: Sequence[Path], device: torch.device, steps: int) -> dict[s
     return {
         f"step of {size} images, s": step_time,
         "slowest step, s": max(stepped),
-        "data of a step, s": wait,
-        "share that waits for data without workers": wait / (wait + step_time),
+        "waits for the data of a step, s": wait,
+        "share that waits for data": wait / (wait + step_time),
         "images/s": size / (wait + step_time),
     }
 

@@ -92,7 +92,6 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--init", type=Path, help="weights of ours to go on from")
     train.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
     train.add_argument("--device", default="auto")
-    train.add_argument("--workers", type=int, default=0, help="processes that prepare samples")
     train.add_argument("--epochs", type=_count(1), help="of each stage, in place of the preset's")
     train.add_argument("--seed", type=_count(0))
     train.add_argument("--max-minutes", type=float, help="stop, resumable, after so long")
@@ -139,9 +138,8 @@ def _parser() -> argparse.ArgumentParser:
                           help="of each stage, in place of the preset's")
     crossval.add_argument("--seed", type=_count(0), default=0, help="of the folds and of training")
     crossval.add_argument("--devices", nargs="+", metavar="DEVICE",
-                          help="one fold at a time on each [every CUDA device, or cpu]")
-    crossval.add_argument("--workers", type=int, default=0,
-                          help="processes that prepare samples, for each device")
+                          help="one fold at a time on each, so name one twice for two folds on it "
+                               "[every CUDA device, or cpu]")
     crossval.add_argument("--malignant-means", default="as the data set says",
                           help="what 'malignant' is in the data, for the report")
     crossval.set_defaults(command=_crossval)
@@ -260,7 +258,7 @@ def _train(options: argparse.Namespace) -> int:
         outcome = train(
             _records(options), preset=preset, out=options.out, imagenet=options.imagenet,
             init=options.init, resume=options.resume, device=options.device,
-            workers=options.workers, max_minutes=options.max_minutes, on_progress=bar.training,
+            max_minutes=options.max_minutes, on_progress=bar.training,
             metadata={"malignant_means": options.malignant_means},
         )
     if os.environ.get("RANK", "0") != "0":  # of several that torchrun started one speaks
@@ -346,7 +344,7 @@ def _crossval(options: argparse.Namespace) -> int:
             imagenet=options.imagenet, malignant_means=options.malignant_means,
             on_progress=bar.experiment,
         )
-        run(experiment, devices=devices, workers=options.workers, on_progress=bar.experiment)
+        run(experiment, devices=devices, on_progress=bar.experiment)
         result = write_experiment_report(assess(experiment))
     for line in experiment.left_out:
         print(f"left out: {line}", file=sys.stderr)

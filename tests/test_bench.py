@@ -54,7 +54,7 @@ def test_operations_and_floors(
     assert document["throughput"].keys() == {
         "network, batch 1, images/s", "network, batch 2, images/s",
         "films to findings and pictures, films/s"}
-    assert 0 < document["training"]["share that waits for data without workers"] < 1
+    assert 0 < document["training"]["share that waits for data"] < 1
     table = capsys.readouterr().out
     assert all(part in table for part in parts)
 

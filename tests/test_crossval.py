@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import shutil
 import signal
@@ -34,6 +35,8 @@ from ftmtl.crossval.run import (
     FoldFailed,
     OtherExperiment,
     Standing,
+    _begin,
+    _job,
     owned,
     prepare,
     run,
@@ -361,6 +364,26 @@ def test_killed_at_work_on_two_devices_it_goes_on(tmp_path: Path) -> None:
     for folder in stopped:
         name = f"{folder.parent.name} {folder.name.replace('-', ' ')}"
         assert not any(words.startswith(f"{name}: proposals") for words in seen), seen
+
+
+def test_nobody_waits_for_a_fold_that_is_still_starting(
+    films: list[ImageRecord], tmp_path: Path
+) -> None:
+    """Its films, more than a pipe holds, are on their way while it imports torch for seconds."""
+    experiment = plan(films, tmp_path)
+    many = [replace(experiment.folds.records[0], image_id=n) for n in range(5000)]
+    job = replace(_job(experiment, MODELS[0], 0), training=many)
+    context = multiprocessing.get_context("spawn")
+    started = _begin(context, job, "cpu", context.Queue())
+    try:
+        soon = time.monotonic() + 10
+        while started.inbox.empty() and time.monotonic() < soon:
+            time.sleep(0.01)
+        assert not started.inbox.empty()  # it has not even begun to read
+        assert started.process.is_alive()
+    finally:
+        started.process.terminate()
+        started.process.join()
 
 
 def alive(pid: int) -> bool:

@@ -68,7 +68,7 @@ def test_a_step_costs_what_it_costs_on_the_cpu(tmp_path: Path) -> None:
         terms = losses(network, [s.to(device) for s in batch], stage, TINY)
         torch.stack(list(terms.values())).sum().backward()
         costs.append([float(term.detach()) for term in terms.values()])
-        gradients.append([p.grad.cpu() for p in network.parameters() if p.grad is not None])
+        gradients.append([p.grad.cpu().clone() for p in network.parameters() if p.grad is not None])
     assert costs[1] == pytest.approx(costs[0], rel=1e-3)
     assert len(gradients[0]) == len(gradients[1]) > 50
     for there, here in zip(gradients[1], gradients[0], strict=True):

@@ -34,7 +34,13 @@ from ftmtl.network.rpn import RegionProposalNetwork
 from ftmtl.training import loop
 from ftmtl.training.checkpoints import FILE, UnusableCheckpoint, load_checkpoint
 from ftmtl.training.loop import NothingToTrainOn, Outcome, OutOfMemory, Progress, train
-from ftmtl.training.samples import BalancedSampler, CanvasCache, Sample, TrainingSet
+from ftmtl.training.samples import (
+    BalancedSampler,
+    CanvasCache,
+    Sample,
+    TrainingSet,
+    made_ahead,
+)
 from ftmtl.training.stages import learning_rate, losses, optimizer_of
 from ftmtl.training.targets import anchor_targets, roi_targets
 from ftmtl.weights_file import UnusableWeights, load_weights, save_weights
@@ -128,20 +134,39 @@ def test_progress_tells_stage_epoch_step_losses_and_time_left(run: Run) -> None:
     assert steps[-1].seconds_left == 0
 
 
-def test_time_left_counts_the_reading_of_samples_too(
+def test_time_left_counts_the_wait_for_samples_too(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick, clock = TrainingSet.__getitem__, [0.0]
+    quick, clock = loop.made_ahead, [0.0]
 
-    def slow(self: TrainingSet, at: tuple[int, int]) -> Sample:
-        clock[0] += 10
-        return quick(self, at)
+    def slow(*args: Any) -> Iterator[list[Sample]]:
+        for batch in quick(*args):
+            clock[0] += 20
+            yield batch
 
-    monkeypatch.setattr(TrainingSet, "__getitem__", slow)
+    monkeypatch.setattr(loop, "made_ahead", slow)
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     seen: list[Progress] = []
     again(run, tmp_path, on_progress=seen.append, max_minutes=0.5)  # 20 s a step
     assert [p.seconds_left for p in seen if p.losses] == [(STEPS - 1) * 20, (STEPS - 2) * 20]
+
+
+def test_samples_are_made_while_others_are_learned_from(run: Run) -> None:
+    """Those of a batch are what they are one by one, in order, made while one before is in use."""
+    samples = TrainingSet(run.records, CanvasCache(run.out / "canvases", TINY.network.canvas),
+                          augmentation=TINY.training.augment, seed=0)
+    batches = [[(epoch, i), (epoch, i + 1)] for epoch in range(2) for i in (0, 2, 4)]
+    asked: list[list[tuple[int, int]]] = []
+
+    def noted(batch: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        asked.append(batch)
+        return batch
+
+    for number, batch in enumerate(made_ahead(samples, map(noted, batches))):
+        assert len(asked) == min(number + 3, len(batches))
+        for sample, at in zip(batch, batches[number], strict=True):
+            for name, value in vars(samples[at]).items():
+                assert np.array_equal(getattr(sample, name), value), name
 
 
 def test_tensorboard_reads_every_loss_of_every_step(run: Run) -> None:

@@ -38,7 +38,7 @@ from ftmtl.training.samples import CanvasCache, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from multiprocessing.context import SpawnProcess
+    from multiprocessing.context import SpawnContext, SpawnProcess
 
 log = logging.getLogger(__name__)
 PREDICTIONS, WEIGHTS = "predictions.json", "weights.safetensors"
@@ -106,7 +106,6 @@ class _Job:
     test: list[ImageRecord]
     imagenet: Path | None
     canvases: Path
-    workers: int
     metadata: dict[str, object]
 
     @property
@@ -205,14 +204,14 @@ def owned(out: Path) -> Iterator[None]:
 
 
 def run(
-    experiment: Experiment, *, devices: Sequence[str], workers: int = 0,
+    experiment: Experiment, *, devices: Sequence[str],
     on_progress: OnProgress = lambda standing: None,
 ) -> None:
     """Do what is not done yet. Several devices work at once, each at a fold of its own.
 
     Raises FoldFailed; what the other folds have reached stays, and a second run goes on.
     """
-    jobs = [_job(experiment, model, fold, workers)
+    jobs = [_job(experiment, model, fold)
             for fold in range(experiment.folds.count) for model in experiment.models]
     pending = [job for job in jobs if not job.done]
     for job in pending:
@@ -235,13 +234,13 @@ def run(
         write_predictions(experiment.out / model / PREDICTIONS, experiment.predictions(model))
 
 
-def _job(experiment: Experiment, model: str, fold: int, workers: int) -> _Job:
+def _job(experiment: Experiment, model: str, fold: int) -> _Job:
     split = experiment.folds
     return _Job(
         model=model, fold=fold, folder=experiment.folder(model, fold),
         preset=experiment.preset_of(model), training=split.training(fold),
         test=split.test(fold), imagenet=experiment.imagenet,
-        canvases=experiment.out / "canvases", workers=workers,
+        canvases=experiment.out / "canvases",
         metadata={
             "malignant_means": experiment.malignant_means, "version": f"{model}-fold-{fold + 1}",
             "held_out": f"fold {fold + 1} of {split.count}, by {split.split}",
@@ -273,8 +272,8 @@ def _do(job: _Job, device: str, report: Callable[[str, float, str], None],
             (job.folder / PREDICTIONS).unlink(missing_ok=True)
             outcome = train(
                 job.training, preset=job.preset, out=job.folder, imagenet=job.imagenet,
-                resume=True, device=device, workers=job.workers, cache=job.canvases,
-                on_progress=training, should_stop=should_stop, metadata=job.metadata,
+                resume=True, device=device, cache=job.canvases, on_progress=training,
+                should_stop=should_stop, metadata=job.metadata,
             )
             if not outcome.finished:
                 return
@@ -294,30 +293,49 @@ def _in_parallel(
     context = multiprocessing.get_context("spawn")
     messages: Any = context.Queue()
     waiting = list(jobs)
-    at_work: dict[int, tuple[_Job, SpawnProcess]] = {}
+    at_work: dict[int, _AtWork] = {}
     try:
         while waiting or at_work:
             for slot, device in enumerate(devices):
                 if slot not in at_work and waiting:
-                    job = waiting.pop(0)
-                    process = context.Process(target=_child, args=(job, device, messages))
-                    process.start()
-                    at_work[slot] = job, process
-            over = [slot for slot, (_, process) in at_work.items() if process.exitcode is not None]
+                    at_work[slot] = _begin(context, waiting.pop(0), device, messages)
+            over = [slot for slot, fold in at_work.items() if fold.process.exitcode is not None]
             for kind, *content in _said(messages):
                 if kind == "failed":
                     raise FoldFailed(f"{content[0]}: {content[1]}")
                 report(*content)
             for slot in over:  # all that they said has been heard
-                job, process = at_work.pop(slot)
-                process.join()
-                if not job.done:
-                    raise FoldFailed(f"{job.name}: its process ended with {process.exitcode}; "
-                                     "was it out of memory?")
+                fold = at_work.pop(slot)
+                fold.process.join()
+                if not fold.job.done:
+                    raise FoldFailed(
+                        f"{fold.job.name}: its process ended with {fold.process.exitcode}; "
+                        "was it out of memory?")
     finally:
-        for _, process in at_work.values():
-            process.terminate()
-            process.join()
+        for fold in at_work.values():
+            fold.process.terminate()
+            fold.process.join()
+
+
+@dataclass(frozen=True)
+class _AtWork:
+    job: _Job
+    process: SpawnProcess
+    inbox: Any
+
+
+def _begin(context: SpawnContext, job: _Job, device: str, messages: Any) -> _AtWork:
+    """A process at work on `job`.
+
+    The job comes to it by a queue. As an argument it would be more than a pipe holds, and we would
+    wait here for as long as the child is busy importing torch: the others would start one by one.
+    """
+    inbox = context.Queue()
+    inbox.cancel_join_thread()  # of a child that ended early nobody takes it
+    inbox.put(job)
+    process = context.Process(target=_child, args=(inbox, device, messages))
+    process.start()
+    return _AtWork(job, process, inbox)
 
 
 def _said(messages: Any) -> Iterator[tuple[Any, ...]]:
@@ -328,7 +346,8 @@ def _said(messages: Any) -> Iterator[tuple[Any, ...]]:
             yield messages.get_nowait()
 
 
-def _child(job: _Job, device: str, messages: Any) -> None:
+def _child(inbox: Any, device: str, messages: Any) -> None:
+    job: _Job = inbox.get()
     parent = multiprocessing.parent_process()
 
     def orphaned() -> bool:

@@ -7,14 +7,13 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import Parameter
-from torch.utils.data import DataLoader
 
 from ftmtl.atomic import PARTS, clear_parts
 from ftmtl.config import Preset
@@ -26,7 +25,7 @@ from ftmtl.weights_file import UnusableWeights, load_weights, save_weights
 
 from .checkpoints import load_checkpoint, save_checkpoint
 from .processes import Processes, joined
-from .samples import BalancedSampler, CanvasCache, Sample, TrainingSet, readable
+from .samples import BalancedSampler, CanvasCache, Sample, TrainingSet, made_ahead, readable
 from .stages import learning_rate, losses, optimizer_of, trainable
 
 if TYPE_CHECKING:
@@ -77,7 +76,6 @@ def train(
     init: Path | None = None,
     resume: bool = False,
     device: str = "auto",
-    workers: int = 0,
     max_minutes: float | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[FTMTLNet, Progress], None] = lambda network, progress: None,
@@ -97,7 +95,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     with joined(pick_device(device), batch_size=preset.training.batch_size) as processes:
         return _train(
-            processes, records, preset, out, imagenet, init, resume, workers, max_minutes,
+            processes, records, preset, out, imagenet, init, resume, max_minutes,
             on_progress if processes.first else lambda progress: None,
             on_epoch if processes.first else lambda network, progress: None,
             should_stop, cache, metadata or {},
@@ -106,8 +104,8 @@ def train(
 
 def _train(
     processes: Processes, records: Sequence[ImageRecord], preset: Preset, out: Path,
-    imagenet: Path | None, init: Path | None, resume: bool, workers: int,
-    max_minutes: float | None, on_progress: Callable[[Progress], None],
+    imagenet: Path | None, init: Path | None, resume: bool, max_minutes: float | None,
+    on_progress: Callable[[Progress], None],
     on_epoch: Callable[[FTMTLNet, Progress], None], should_stop: Callable[[], bool],
     cache: Path | None, metadata: dict[str, object],
 ) -> Outcome:
@@ -136,7 +134,7 @@ def _train(
     network = _start(preset, imagenet, init).to(processes.device)
     if state is not None:
         network.load_state_dict(state["network"])
-    run = _Run(network, good, store, preset, out, processes, workers, identity, on_progress,
+    run = _Run(network, good, store, preset, out, processes, identity, on_progress,
                on_epoch, lambda: should_stop() or (max_minutes is not None
                                          and time.monotonic() - started > max_minutes * 60))
     with contextlib.ExitStack() as closing:
@@ -159,14 +157,14 @@ class _Run:
     board: SummaryWriter  # of the first process
 
     def __init__(self, network: FTMTLNet, records: Sequence[ImageRecord], store: CanvasCache,
-                 preset: Preset, out: Path, processes: Processes, workers: int, identity: str,
+                 preset: Preset, out: Path, processes: Processes, identity: str,
                  on_progress: Callable[[Progress], None],
                  on_epoch: Callable[[FTMTLNet, Progress], None],
                  should_stop: Callable[[], bool]) -> None:
         config = preset.training
         self.network, self.preset, self.out = network, preset, out
         self.processes, self.device = processes, processes.device
-        self.workers, self.identity = workers, identity
+        self.identity = identity
         self.on_progress, self.on_epoch, self.should_stop = on_progress, on_epoch, should_stop
         self.images_at_once = config.batch_size
         self.steps_per_epoch = config.steps_per_epoch or max(1, len(records) // config.batch_size)
@@ -225,15 +223,13 @@ class _Run:
                 began = time.monotonic()
         return True
 
-    def _batches(self, stage: int, first: int, epochs: int) -> DataLoader[list[Sample]]:
+    def _batches(self, stage: int, first: int, epochs: int) -> Iterator[list[Sample]]:
         """The stage's batches from step `first` on; stages draw different epochs."""
         before = sum(s.epochs for s in self.preset.training.stages[:stage])
         size = self.preset.training.batch_size
         order = [at for epoch in range(before, before + epochs) for at in self.sampler.epoch(epoch)]
-        batches = [self.processes.share(order[i : i + size])
-                   for i in range(first * size, len(order), size)]
-        return DataLoader(self.samples, batch_sampler=batches, num_workers=self.workers,  # type: ignore[arg-type]
-                          collate_fn=list, pin_memory=False)
+        return made_ahead(self.samples, (self.processes.share(order[i : i + size])
+                                         for i in range(first * size, len(order), size)))
 
     def _step(self, number: int, batch: list[Sample], optimizer: torch.optim.Optimizer
               ) -> dict[str, float]:

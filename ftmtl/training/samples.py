@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ftmtl.atomic import atomic_write
 from ftmtl.canvas import EDITION, CanvasGeometry, make_canvas
@@ -26,6 +25,7 @@ from ftmtl.config import AugmentConfig
 from ftmtl.datasets.fitted import fitted_mask
 from ftmtl.datasets.records import BENIGN, MALIGNANT, Annotation, ImageRecord
 from ftmtl.mammogram import UnreadableMammogram, read_mammogram
+from ftmtl.prefetch import ahead
 from ftmtl.rle import box_of
 
 from .augment import augment
@@ -148,7 +148,7 @@ def readable(
     return good, left_out
 
 
-class TrainingSet(Dataset[Sample]):
+class TrainingSet:
     """Samples by (epoch, index of the record)."""
 
     def __init__(
@@ -177,6 +177,17 @@ class TrainingSet(Dataset[Sample]):
             pixels, masks = augment(pixels, masks, self.augmentation, random)
         return _sample(record.annotations, pixels, masks, before, self.cache.size,
                        int(random.integers(2**31)))
+
+
+def made_ahead(
+    samples: TrainingSet, batches: Iterable[Sequence[tuple[int, int]]]
+) -> Iterator[list[Sample]]:
+    """The samples of each batch of (epoch, index), made while the one before it is learned from.
+
+    Threads do it and not processes: numpy, scipy and torch work side by side in them, no sample is
+    sent anywhere, and a server that trains is not forked.
+    """
+    return ahead(lambda batch: [samples[at] for at in batch], batches)
 
 
 def _shape_on_canvas(
