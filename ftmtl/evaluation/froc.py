@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from ftmtl.evaluation.bootstrap import Statistic
 from ftmtl.evaluation.inputs import BoolArray, FloatArray, IntArray, Predictions, Truth
@@ -63,13 +64,14 @@ def corners(curve: FloatArray) -> FloatArray:
 class Froc:
     """One FROC analysis: the curve, and the same curve under any weighting of the patients.
 
-    `steps` are the G scores at which masses are found. By patient and step, `found` [P, G] counts
-    masses found there, `wrong` [P, G] false positives down to there (with the score included).
+    There is a step at each of the G scores at which masses are found. By patient and step, `found`
+    [P, G] counts the masses found there, `wrong` [P, G] the false positives from there up to the
+    step before. Both are sparse: few patients have anything at a step.
     """
 
     curve: FloatArray
-    found: FloatArray
-    wrong: FloatArray
+    found: csr_array
+    wrong: csr_array
     masses: FloatArray  # [P]
     images: FloatArray  # [P]
 
@@ -79,8 +81,8 @@ class Froc:
         A mass counts where the false positives down to its score, in this replicate, keep
         within `fpi` an image. NaN where a replicate holds no mass.
         """
-        wrong = weights @ self.wrong
-        found = np.cumsum(weights @ np.pad(self.found, ((0, 0), (1, 0))), axis=1)
+        wrong = np.cumsum(weights @ self.wrong, axis=1)
+        found = np.cumsum(np.pad(weights @ self.found, ((0, 0), (1, 0))), axis=1)
         images = weights @ self.images
         masses = weights @ self.masses
         rows = np.arange(len(weights))
@@ -112,15 +114,18 @@ def froc(
     patients = truth.patients
     owner = truth.patient[predictions.image]
     steps = np.unique(predictions.score[hit])[::-1]  # [G], falling
-    by_step = np.zeros((2, patients, len(steps) + 1))
-    for layer, chosen in enumerate((hit, false)):
+
+    def by_step(chosen: BoolArray) -> csr_array:
         # Position of the first step that is not above the score: the step that it counts at.
         at = np.searchsorted(-steps, -predictions.score[chosen], side="left")
-        np.add.at(by_step[layer], (owner[chosen], at), 1)
+        reached = at < len(steps)  # what scores less than every mass that is found stands nowhere
+        rows = owner[chosen][reached], at[reached]
+        return csr_array((np.ones(len(rows[0])), rows), shape=(patients, len(steps)))
+
     return Froc(
         curve=curve,
-        found=by_step[0, :, :-1],
-        wrong=np.cumsum(by_step[1], axis=1)[:, :-1],
+        found=by_step(hit),
+        wrong=by_step(false),
         masses=np.bincount(truth.patient[truth.mass_image], minlength=patients).astype(float),
         images=np.bincount(truth.patient[counted], minlength=patients).astype(float),
     )
