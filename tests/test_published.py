@@ -339,7 +339,9 @@ def test_cbis_ddsm_however_it_was_saved(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ([{"left or right breast": "RIGHT"}] * 2, "its row says side R, its path LEFT"),
+        ([{"left or right breast": "RIGHT"}] * 2, "its row says R CC, its path LEFT CC"),
+        ([{"image view": "MLO"}] * 2, "its row says L MLO, its path LEFT CC"),
+        ([{}, {"image view": "MLO"}], "disagree on its image view: CC, MLO"),
         ([{}, {"left or right breast": "RIGHT"}], "disagree on its left or right breast: LEFT, R"),
         ([{}, {"patient_id": "P_00077"}], "disagree on its patient id: P_00001, P_00077"),
     ],

@@ -97,10 +97,14 @@ def _film(
     table: Path, film: str, rows: list[dict[str, str]], cases: dict[str, Path]
 ) -> ImageRecord:
     where = f"{table}: {film}"
-    agreed(rows, ("patient id", "left or right breast"), where)
+    agreed(rows, ("patient id", "left or right breast", "image view"), where)
     laterality = side(rows[0]["left or right breast"], where)
-    if (named := re.search("_(LEFT|RIGHT)_", film)) and named[1][0] != laterality:
-        raise InvalidDataset(f"{where}: its row says side {laterality}, its path {named[1]}")
+    view = rows[0]["image view"].upper()
+    named = re.search("_(LEFT|RIGHT)_(CC|MLO)", film)
+    if named and (named[1][0], named[2]) != (laterality, view):
+        raise InvalidDataset(
+            f"{where}: its row says {laterality} {view}, its path {named[1]} {named[2]}"
+        )
     headers = []
     for file in files_below(cases[film], ".dcm"):
         try:
@@ -115,8 +119,7 @@ def _film(
     )
     return ImageRecord(
         image_id=film, path=header.path, width=header.width, height=header.height,
-        patient_id=rows[0]["patient id"], view=rows[0]["image view"],
-        laterality=laterality, annotations=annotations,
+        patient_id=rows[0]["patient id"], view=view, laterality=laterality, annotations=annotations,
     )
 
 
