@@ -44,6 +44,8 @@ CANDIDATES: dict[str, Callable[[], Preset]] = {
     "base-again": lambda: training(seed=1),  # what chance alone does
     "anchors": lambda: network(anchor_sizes=(14, 20, 28, 40, 56, 80, 113, 160)),
     "canvas": lambda: network(canvas=(720, 432)),
+    "canvas-again": lambda: replace(
+        training(seed=1), network=replace(RECOMMENDED.network, canvas=(720, 432))),
     "top-down": lambda: network(top_down=True),
     "transfer-to-boxes": lambda: network(boxes_from="transfer"),
     "wild": lambda: training(augment=AugmentConfig()),  # the paper's augmentation in full
