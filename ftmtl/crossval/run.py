@@ -12,6 +12,7 @@ import json
 import logging
 import multiprocessing
 import queue
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
@@ -38,6 +39,7 @@ from ftmtl.training.samples import CanvasCache, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnContext, SpawnProcess
 
 log = logging.getLogger(__name__)
@@ -321,21 +323,27 @@ def _in_parallel(
 class _AtWork:
     job: _Job
     process: SpawnProcess
-    inbox: Any
+    handing: threading.Thread  # lives until the child has its job
 
 
 def _begin(context: SpawnContext, job: _Job, device: str, messages: Any) -> _AtWork:
     """A process at work on `job`.
 
-    The job comes to it by a queue. As an argument it would be more than a pipe holds, and we would
-    wait here for as long as the child is busy importing torch: the others would start one by one.
+    A thread hands it the job, which is more than a pipe holds. As an argument we would hand it over
+    here, and wait for as long as the child imports torch: the others would start one by one.
     """
-    inbox = context.Queue()
-    inbox.cancel_join_thread()  # of a child that ended early nobody takes it
-    inbox.put(job)
+    inbox, ours = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(inbox, device, messages))
     process.start()
-    return _AtWork(job, process, inbox)
+    inbox.close()  # the child's alone, so that each learns of it when the other ends
+
+    def hand_over() -> None:
+        with ours, suppress(OSError):  # it ended early: its exit code says so
+            ours.send(job)
+
+    handing = threading.Thread(target=hand_over, daemon=True)
+    handing.start()
+    return _AtWork(job, process, handing)
 
 
 def _said(messages: Any) -> Iterator[tuple[Any, ...]]:
@@ -346,8 +354,8 @@ def _said(messages: Any) -> Iterator[tuple[Any, ...]]:
             yield messages.get_nowait()
 
 
-def _child(inbox: Any, device: str, messages: Any) -> None:
-    job: _Job = inbox.get()
+def _child(inbox: Connection, device: str, messages: Any) -> None:
+    job: _Job = inbox.recv()
     parent = multiprocessing.parent_process()
 
     def orphaned() -> bool:
