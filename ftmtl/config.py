@@ -19,9 +19,8 @@ Variant = Literal[
     "ft-mtl-net", "mask-rcnn", "ft-mtl-net-deep", "no-transfer", "no-weight-map",
     "detached-weight-map", "average-pooling",
 ]
-# What the detection head sees of θ1: its mean (paper 2.2.1), each of its 7×7 places, or those and
-# what is transferred to the classifier.
-BoxesFrom = Literal["mean", "places", "transfer"]
+# What the detection head sees of θ1: its mean (paper 2.2.1), or each of its 7×7 places.
+BoxesFrom = Literal["mean", "places"]
 # How many boxes on one mass become one (network/settle.py).
 SettledBy = Literal["suppression", "consensus"]
 
@@ -42,8 +41,6 @@ class NetworkConfig:
     settled_by: SettledBy = "suppression"
     variant: Variant = "ft-mtl-net"
     boxes_from: BoxesFrom = "mean"
-    # RoIs are pooled from C4 spread to stride 8, a 1×1 convolution of C3 added (Lin et al. 2017).
-    top_down: bool = False
     # Of the heads' hidden layers: the deconvolutions, and what Mask R-CNN classifies with. 0.05 is
     # the paper's (Table 1, step 2) and about He's √(2 / 1024). At 0.01 two layers in a row hand on
     # a hundredth of what they are given, and no classifier learns to read it

@@ -51,11 +51,7 @@ class Predictor:
 
     def __init__(self, network: FTMTLNet, weights: Weights, *, version: str, device: torch.device
                  ) -> None:
-        config = weights.preset.network
-        if config.top_down or config.boxes_from == "transfer":  # on trial: not made fast
-            self.network: Any = network.eval().to(device)
-        else:
-            self.network = InferenceNet(network, device)
+        self.network = InferenceNet(network, device)
         self.device = device
         self.preset = weights.preset
         self.metadata: dict[str, Any] = weights.metadata
@@ -181,8 +177,7 @@ class Predictor:
         image = torch.from_numpy(canvas.pixels)[None, None].to(self.device)
         valid = torch.from_numpy(canvas.valid)[None].to(self.device)
         asked = None if boxes is None else [boxes.to(self.device)]
-        found: Detections = self.network.detect(image, valid, boxes=asked)[0]
-        return found
+        return self.network.detect(image, valid, boxes=asked)[0]
 
     def _probabilities(self, logits: Tensor) -> NDArray[np.float64]:
         """Calibrated probabilities [K, 3] of class logits [K, 3]."""

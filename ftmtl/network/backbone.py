@@ -15,7 +15,6 @@ from monai.networks.nets.resnet import ResNetBottleneck, resnet50
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 STRIDE = 16
 CHANNELS = 1024
@@ -36,7 +35,7 @@ class Backbone(nn.Module):
 
     means: Tensor
 
-    def __init__(self, *, frozen: int = 0, top_down: bool = False) -> None:
+    def __init__(self, *, frozen: int = 0) -> None:
         super().__init__()
         whole = resnet50(
             spatial_dims=2, n_input_channels=3, conv1_t_stride=2, bias_downsample=False
@@ -51,10 +50,6 @@ class Backbone(nn.Module):
             first.conv1.stride, first.conv2.stride = (2, 2), (1, 1)
         self.register_buffer("means", torch.tensor(IMAGENET_MEANS).view(1, 3, 1, 1), False)
         self.frozen = frozen
-        self.lateral = nn.Conv2d(512, CHANNELS, 1) if top_down else None
-        if self.lateral is not None:
-            nn.init.zeros_(self.lateral.weight)
-            nn.init.zeros_(self.lateral.bias)  # type: ignore[arg-type]
 
     def held(self) -> set[nn.Parameter]:
         """The parameters that no stage trains: the frozen stages and every batch norm."""
@@ -82,10 +77,6 @@ class Backbone(nn.Module):
         for number, stage in enumerate(stages):
             with torch.set_grad_enabled(torch.is_grad_enabled() and number >= self.frozen):
                 x = stage(x)
-            if stage is self.layer2:
-                c3 = x
-        if self.lateral is not None:
-            x = F.interpolate(x, scale_factor=2.0) + self.lateral(c3)
         return x
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
@@ -94,8 +85,7 @@ class Backbone(nn.Module):
         Raises NotResNet50.
         """
         wanted = self.state_dict()
-        missing = [key for key in wanted if key not in state and "num_batches" not in key
-                   and "lateral" not in key]
+        missing = [key for key in wanted if key not in state and "num_batches" not in key]
         if missing:
             raise NotResNet50(
                 f"not ResNet-50 weights: {len(missing)} tensors lack, {missing[0]} first. "

@@ -44,22 +44,19 @@ class SpatialDetectionHead(nn.Module):
     REDUCED = 128
     HIDDEN = 256
 
-    def __init__(self, *, transferred: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.transferred = transferred
         self.reduce = nn.Linear(CHANNELS, self.REDUCED)  # a 1×1 convolution, channels last
         self.hidden = nn.Linear(BINS * BINS * self.REDUCED, self.HIDDEN)
-        self.deltas = nn.Linear(self.HIDDEN + TRANSFERRED * transferred, 4)
+        self.deltas = nn.Linear(self.HIDDEN, 4)
 
-    def forward(self, theta1: Tensor, transferred: Tensor | None = None) -> Tensor:
+    def forward(self, theta1: Tensor) -> Tensor:
         """Deltas [R, 4] of θ1 [R, 7, 7, 1024]."""
-        return self.after_reduce(self.reduce(theta1), transferred)
+        return self.after_reduce(self.reduce(theta1))
 
-    def after_reduce(self, reduced: Tensor, transferred: Tensor | None = None) -> Tensor:
+    def after_reduce(self, reduced: Tensor) -> Tensor:
         """The same from what the first layer gives, [R, 7, 7, 128]."""
         hidden = F.relu(self.hidden(F.relu(reduced).flatten(1)))
-        if transferred is not None:
-            hidden = torch.cat([hidden, transferred], dim=1)
         deltas: Tensor = self.deltas(hidden)
         return deltas.float()
 

@@ -98,18 +98,15 @@ class FTMTLNet(nn.Module):
     def pool(self, theta0: Tensor, boxes: list[Tensor]) -> Tensor:
         """θ1 [ΣR, 7, 7, 1024]: RoIAlign of each image's boxes [R, 4] on θ0 [B, 1024, h, w]."""
         pooled = [
-            roi_align(features, rois, stride=STRIDE / (1 + self.config.top_down), size=BINS)
+            roi_align(features, rois, stride=STRIDE, size=BINS)
             for features, rois in zip(theta0, boxes, strict=True)
         ]
         return torch.cat(pooled)
 
     def heads(self, theta1: Tensor) -> HeadsOutput:
         """All three heads on θ1 [R, 7, 7, 1024], in parallel as in training."""
+        deltas = self.detection(theta1)
         theta4, mask_logits = self.segmentation(theta1)
-        if self.config.boxes_from == "transfer":
-            deltas = self.detection(theta1, transfer(theta4, mask_logits))
-        else:
-            deltas = self.detection(theta1)
         class_logits: Tensor = self.classification(theta1, theta4, mask_logits)
         return HeadsOutput(deltas, unblock(mask_logits).float(), class_logits)
 
@@ -161,12 +158,7 @@ class FTMTLNet(nn.Module):
 
     def _refinements(self, theta0: Tensor, proposals: list[Tensor]) -> Tensor:
         """Deltas [ΣR, 4] of each image's proposals [R, 4]."""
-        theta1 = self.pool(theta0, proposals)
-        deltas: Tensor
-        if self.config.boxes_from == "transfer":
-            deltas = self.detection(theta1, transfer(*self.segmentation(theta1)))
-        else:
-            deltas = self.detection(theta1)
+        deltas: Tensor = self.detection(self.pool(theta0, proposals))
         return deltas
 
     def prepare(self, theta0: Tensor) -> Tensor:
@@ -201,7 +193,6 @@ def extents_of(valid: Tensor) -> Tensor:
 DETECTION_HEADS: dict[BoxesFrom, Callable[[], DetectionHead | SpatialDetectionHead]] = {
     "mean": DetectionHead,
     "places": SpatialDetectionHead,
-    "transfer": lambda: SpatialDetectionHead(transferred=True),
 }
 
 
@@ -224,9 +215,8 @@ SETTLED_BY: dict[SettledBy, Callable[[NetworkConfig], Settle]] = {
 
 def build(config: NetworkConfig, *, frozen_backbone: int = 0) -> FTMTLNet:
     """The network of `config.variant`; weights but the backbone's from N(0, std), biases 0."""
-    backbone = Backbone(frozen=frozen_backbone, top_down=config.top_down)
-    rpn = RegionProposalNetwork(sizes=config.anchor_sizes, ratios=config.anchor_ratios,
-                                top_down=config.top_down)
+    backbone = Backbone(frozen=frozen_backbone)
+    rpn = RegionProposalNetwork(sizes=config.anchor_sizes, ratios=config.anchor_ratios)
     detection = DETECTION_HEADS[config.boxes_from]()
     segmentation = SegmentationHead()
     hidden: set[nn.Module] = {segmentation.deconv1, segmentation.deconv2}

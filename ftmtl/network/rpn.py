@@ -29,10 +29,8 @@ class RpnOutput:
 class RegionProposalNetwork(nn.Module):
     """Objectness and box deltas for anchors of the given sizes (√area) and ratios (h / w)."""
 
-    def __init__(self, *, sizes: tuple[float, ...], ratios: tuple[float, ...],
-                 top_down: bool = False) -> None:
+    def __init__(self, *, sizes: tuple[float, ...], ratios: tuple[float, ...]) -> None:
         super().__init__()
-        self.top_down = top_down
         self.shapes = [(s / sqrt(r), s * sqrt(r)) for s in sizes for r in ratios]  # width, height
         self.conv: nn.Module = nn.Conv2d(CHANNELS, 512, 3, padding=1)
         self.objectness = nn.Conv2d(512, len(self.shapes), 1)
@@ -40,8 +38,6 @@ class RegionProposalNetwork(nn.Module):
 
     def forward(self, theta0: Tensor) -> RpnOutput:
         """Scores and deltas over θ0 [B, 1024, h, w]; anchors run row, column, shape."""
-        if self.top_down:  # back to stride 16
-            theta0 = F.avg_pool2d(theta0, 2)
         x = F.relu(self.conv(theta0))
         batch, _, height, width = x.shape
         objectness = self.objectness(x).permute(0, 2, 3, 1).reshape(batch, -1)
