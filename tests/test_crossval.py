@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import queue
 import re
 import shutil
 import signal
@@ -36,6 +37,7 @@ from ftmtl.crossval.run import (
     OtherExperiment,
     Standing,
     _begin,
+    _child,
     _job,
     owned,
     prepare,
@@ -374,12 +376,27 @@ def test_nobody_waits_for_a_fold_that_is_still_starting(
     many = [replace(experiment.folds.records[0], image_id=n) for n in range(5000)]
     job = replace(_job(experiment, MODELS[0], 0), training=many)
     context = multiprocessing.get_context("spawn")
-    started = _begin(context, job, "cpu", context.Queue())
+    started = _begin(context, job, "cpu", context.Queue(), threads=1)
     try:
         assert started.process.is_alive() and started.handing.is_alive()
     finally:
         started.process.terminate()
         started.process.join()
+
+
+def test_a_fold_at_work_takes_the_threads_it_is_given(outcome: Outcome) -> None:
+    """Many side by side would else have as many threads each as there are processors."""
+    inbox, ours = multiprocessing.Pipe(duplex=False)
+    messages: queue.SimpleQueue[tuple[object, ...]] = queue.SimpleQueue()
+    ours.send(_job(outcome.experiment, MODELS[0], 0))  # it is done: only the start is seen
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        _child(inbox, "cpu", messages, 1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert messages.get() == ("at", "ft-mtl-net fold 1", 1.0, "done")
 
 
 def alive(pid: int) -> bool:

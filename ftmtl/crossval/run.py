@@ -291,16 +291,17 @@ def _do(job: _Job, device: str, report: Callable[[str, float, str], None],
 def _in_parallel(
     jobs: list[_Job], devices: Sequence[str], report: Callable[[str, float, str], None]
 ) -> None:
-    """A process for each fold, as many at once as there are devices."""
+    """A process for each fold, as many at once as there are devices; they share the processors."""
     context = multiprocessing.get_context("spawn")
     messages: Any = context.Queue()
     waiting = list(jobs)
+    threads = max(1, torch.get_num_threads() // len(devices))
     at_work: dict[int, _AtWork] = {}
     try:
         while waiting or at_work:
             for slot, device in enumerate(devices):
                 if slot not in at_work and waiting:
-                    at_work[slot] = _begin(context, waiting.pop(0), device, messages)
+                    at_work[slot] = _begin(context, waiting.pop(0), device, messages, threads)
             over = [slot for slot, fold in at_work.items() if fold.process.exitcode is not None]
             for kind, *content in _said(messages):
                 if kind == "failed":
@@ -326,14 +327,16 @@ class _AtWork:
     handing: threading.Thread  # lives until the child has its job
 
 
-def _begin(context: SpawnContext, job: _Job, device: str, messages: Any) -> _AtWork:
-    """A process at work on `job`.
+def _begin(
+    context: SpawnContext, job: _Job, device: str, messages: Any, threads: int
+) -> _AtWork:
+    """A process at work on `job` with so many threads.
 
     A thread hands it the job, which is more than a pipe holds. As an argument we would hand it over
     here, and wait for as long as the child imports torch: the others would start one by one.
     """
     inbox, ours = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(inbox, device, messages))
+    process = context.Process(target=_child, args=(inbox, device, messages, threads))
     process.start()
     inbox.close()  # the child's alone, so that each learns of it when the other ends
 
@@ -354,7 +357,8 @@ def _said(messages: Any) -> Iterator[tuple[Any, ...]]:
             yield messages.get_nowait()
 
 
-def _child(inbox: Connection, device: str, messages: Any) -> None:
+def _child(inbox: Connection, device: str, messages: Any, threads: int) -> None:
+    torch.set_num_threads(threads)
     job: _Job = inbox.recv()
     parent = multiprocessing.parent_process()
 
