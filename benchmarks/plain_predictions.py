@@ -21,14 +21,12 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `ftmtl` does; before torch is loaded
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ftmtl.datasets.coco import read_coco
+from predicted import write_predicted
+
 from ftmtl.network.model import build
 from ftmtl.predict import Predictor
-from ftmtl.predict_files import predict_records, write_predictions
 from ftmtl.weights_file import STARTER_WEIGHTS, load_weights
 
 PRE_NMS_A_PROPOSAL = 6
@@ -52,12 +50,7 @@ def main() -> None:
     plain = build(config)
     plain.load_state_dict(weights.state)
     predictor.network = plain.eval()  # type: ignore[assignment]
-    records = read_coco(options.data, options.images)
-    with tqdm(total=len(records), unit=" films") as bar:
-        results, report = predict_records(predictor, records,
-                                          on_file=lambda done, *_: bar.update(done - bar.n))
-    write_predictions(options.out, results)
-    print(f"{report.read} films read, {len(report.refused)} refused, {len(results)} candidates")
+    write_predicted(predictor, options.data, options.images, options.out)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from training_step import learn
+
 from ftmtl.config import RECOMMENDED
 from ftmtl.datasets.coco import read_coco
-from ftmtl.device import autocast, pick_device
+from ftmtl.device import pick_device
 from ftmtl.network.backbone import read_imagenet
 from ftmtl.network.model import build
 from ftmtl.training.samples import BalancedSampler, CanvasCache, TrainingSet, made_ahead
-from ftmtl.training.stages import losses, optimizer_of, trainable
+from ftmtl.training.stages import optimizer_of, trainable
 
 WARM = 4  # steps that meet cold caches
 
@@ -48,8 +50,7 @@ def train(options: argparse.Namespace, seed: int, together: Any, told: Any) -> N
     network.backbone.load_imagenet(read_imagenet(options.imagenet))
     network.to(device).train()
     stage = config.stages[0]
-    parameters = trainable(network, stage)
-    optimizer = optimizer_of(parameters, stage, config)
+    optimizer = optimizer_of(trainable(network, stage), stage, config)
     for group in optimizer.param_groups:
         group["lr"] = 1e-5
     steps, began = 0, 0.0
@@ -60,12 +61,7 @@ def train(options: argparse.Namespace, seed: int, together: Any, told: Any) -> N
             began = time.perf_counter()
         if number > WARM and time.perf_counter() - began > options.seconds:
             break
-        with autocast(device):
-            terms = losses(network, [s.to(device) for s in batch], stage, RECOMMENDED)
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        optimizer.step()
+        learn(network, batch, stage, RECOMMENDED, optimizer, device)
         steps = number + 1 - WARM
     told.put(steps / (time.perf_counter() - began))
 

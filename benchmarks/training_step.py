@@ -38,6 +38,7 @@ from ftmtl.samples import prepare_samples  # noqa: E402
 from ftmtl.training.samples import (  # noqa: E402
     BalancedSampler,
     CanvasCache,
+    Sample,
     TrainingSet,
     made_ahead,
 )
@@ -64,6 +65,18 @@ def records(folder: Path) -> list[ImageRecord]:
     return made
 
 
+def learn(network: FTMTLNet, batch: list[Sample], stage: Stage, preset: Preset,
+          optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """One step of training."""
+    with autocast(device):
+        terms = losses(network, [s.to(device) for s in batch], stage, preset)
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(terms.values())).sum().backward()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, preset.training.clip_norm)
+    optimizer.step()
+
+
 def timed(
     network: FTMTLNet, stage: Stage, preset: Preset, films: list[ImageRecord], store: CanvasCache,
     options: argparse.Namespace, device: torch.device,
@@ -71,8 +84,7 @@ def timed(
     """Steps of a stage: how long they take, and how long they wait for their images."""
     config = preset.training
     size, count = config.batch_size, options.steps + WARM
-    parameters = trainable(network, stage)
-    optimizer = optimizer_of(parameters, stage, config)
+    optimizer = optimizer_of(trainable(network, stage), stage, config)
     for group in optimizer.param_groups:
         group["lr"] = 1e-6  # the proposals stay those of mid-training
     order = BalancedSampler(films, length=count * size, seed=0).epoch(0)
@@ -83,12 +95,7 @@ def timed(
         began = time.perf_counter()
         batch = next(batches)
         ready = time.perf_counter()
-        with autocast(device):
-            terms = losses(network, [s.to(device) for s in batch], stage, preset)
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        optimizer.step()
+        learn(network, batch, stage, preset, optimizer, device)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         waits.append(ready - began)

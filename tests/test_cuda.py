@@ -109,7 +109,8 @@ def test_folds_are_done_side_by_side_on_one_device(tmp_path: Path) -> None:
     for model in experiment.models:
         assert all((experiment.folder(model, fold) / "weights.safetensors").exists()
                    for fold in range(2))
-        assert isinstance(experiment.predictions(model), list)
+        told = {result["image_id"] for result in experiment.predictions(model)}
+        assert told and told <= {record.image_id for record in experiment.folds.records}
 
 
 def _started() -> FTMTLNet:
