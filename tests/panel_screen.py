@@ -63,6 +63,10 @@ class EditorLogic:
             scene.segmentation, finding_id, brush, logic.ModificationModeAdd, True, False
         )
 
+    @property
+    def closed(self) -> bool:
+        return self._open is None
+
     def close(self) -> None:
         assert self._open is not None
         self._mrml.RemoveNode(self._open[0])

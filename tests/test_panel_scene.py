@@ -286,6 +286,41 @@ def test_two_clicks_place_a_flat_box(core: SlicerCore, scene: Scene, phantom: Pa
     assert nodes(core) == before
 
 
+def test_one_click_and_a_moving_mouse_are_no_box_and_a_right_click_gives_up(
+    core: SlicerCore, scene: Scene, phantom: Path
+) -> None:
+    placed: list[Any] = []
+    scene.box_placed.connect(placed.append)
+    scene.open(phantom, document())
+    before = nodes(core)
+
+    def events_pass() -> None:
+        calls = scene.later[:]  # type: ignore[attr-defined]
+        scene.later.clear()  # type: ignore[attr-defined]
+        for call in calls:
+            call()
+
+    scene.place_box()
+    x, y = on_screen(core, 120, 260)
+    core.view.click(x, y)
+    core.view.move(x + 4, y - 4)  # Slicer shows a box already
+    events_pass()
+    assert placed == [] and scene.placing
+    core.view.click(*on_screen(core, 180, 330))
+    events_pass()
+    assert placed == [pytest.approx((120, 260, 60, 70), abs=2)]
+    assert not scene.placing and nodes(core) == before
+
+    for clicks in (0, 1):
+        placed.clear()
+        scene.place_box()
+        for _click in range(clicks):
+            core.view.click(x, y)
+        core.view.right_click(*on_screen(core, 100, 200))
+        events_pass()
+        assert placed == [None] and not scene.placing and nodes(core) == before
+
+
 def test_only_what_changed_is_drawn_anew(core: SlicerCore, scene: Scene, phantom: Path) -> None:
     scene.open(phantom, document())
     first, second = finding("F1", 100, 250, 80), finding("F2", 110, 260, 80, "benign")

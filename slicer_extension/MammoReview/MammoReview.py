@@ -8,8 +8,8 @@ from pathlib import Path
 import qt
 import slicer
 from MammoReviewLib import i18n
-from slicer.i18n import tr
 from slicer.i18n import tr as _
+from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -48,7 +48,7 @@ class MammoReviewWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self):
         """Called when the module is opened for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
-        i18n.use(lambda context, text: tr(text, context))
+        i18n.use(translate)
         from MammoReviewLib.segment_editor import SlicerMaskEditor
         from MammoReviewLib.widget import Panel, Surroundings, ask_in_window
 

@@ -112,6 +112,12 @@ class SliceView:
         self.interactor.InvokeEvent(vtk.vtkCommand.LeftButtonPressEvent)
         self.interactor.InvokeEvent(vtk.vtkCommand.LeftButtonReleaseEvent)
 
+    def right_click(self, x: int, y: int) -> None:
+        self.move(x, y)
+        self.interactor.SetEventInformation(x, y)
+        self.interactor.InvokeEvent(vtk.vtkCommand.RightButtonPressEvent)
+        self.interactor.InvokeEvent(vtk.vtkCommand.RightButtonReleaseEvent)
+
     def drag(self, start: tuple[int, int], end: tuple[int, int], steps: int = 5) -> None:
         """Press at `start`, move to `end` and let go, as a hand does: by and by."""
         self.move(*start)

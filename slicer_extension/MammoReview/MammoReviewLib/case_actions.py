@@ -8,6 +8,7 @@ import qt
 
 from .case import Case
 from .case_view import SLIDER_STEPS, CaseView
+from .comment_fields import CommentFields
 from .i18n import _
 from .masks import Box
 from .scene import Scene
@@ -48,7 +49,7 @@ class CaseActions:
         self._editor, self._ask = editor, ask
         self._case: Case | None = None
         self._editing: str | None = None
-        self._comments = {"finding": "", "image": ""}
+        self._comments = CommentFields(ui.findingComment, ui.imageComment)
         self._shortcuts: list[tuple[str, Any]] = []
         accept = _("It is a mass, as drawn")
         mask = _("Opens Slicer's Segment Editor on the selected finding; again: takes its mask")
@@ -80,13 +81,12 @@ class CaseActions:
         self._keys += [("[", lambda: self._slide(-STEP)), ("]", lambda: self._slide(STEP))]
         self._keys += [("Down", lambda: self._step(1)), ("Up", lambda: self._step(-1))]
         self._keys += [(str(n), lambda n=n: self._select(n)) for n in NUMBERS]
-        for name, edit in (("finding", ui.findingComment), ("image", ui.imageComment)):
-            edit.textEdited.connect(lambda text, name=name: self._typed(name, text))
-            edit.editingFinished.connect(self.keep_comments)
+        for edit in (ui.findingComment, ui.imageComment):
             edit.returnPressed.connect(ui.findingsTable.setFocus)  # the keys act again
         scene.box_dragged.connect(self._dragged)
         scene.box_placed.connect(self._placed)
         scene.clicked.connect(self._clicked)
+        session.case_closes.connect(self.take_up)
         session.case_changed.connect(self._open)
         session.sending.arrived.connect(self._show)
         self._open()
@@ -194,17 +194,17 @@ class CaseActions:
 
     def submit(self) -> bool:
         """Sends the label; asks once about findings that nobody decided. False: not sent."""
-        self.keep_comments()
+        self.take_up()
         case = self._case
         if case is None:
             return False
-        if self._editing is not None:
-            self.edit_mask()
         open_ones = case.undecided()
         if open_ones:
             text = _("{n} findings are neither accepted nor rejected.").format(n=len(open_ones))
             answers = [_("Accept all"), _("Reject all"), _("Go back")]
             answer = self._ask(text, answers)
+            if self._has_gone(case):
+                return False
             if answer == len(answers) - 1:
                 case.select(open_ones[0].id)
                 return False
@@ -213,26 +213,37 @@ class CaseActions:
 
     def may_leave(self) -> bool:
         """Asks about unsaved edits; False: the reader stays with this case."""
-        self.keep_comments()
-        if self._editing is not None:
-            self.edit_mask()
+        self.take_up()
         case = self._case
         if case is None or not case.dirty:
             return True
         answers = [_("Submit"), _("Keep as draft"), _("Discard"), _("Stay")]
         answer = self._ask(_("This case has edits that are not submitted."), answers)
+        if self._has_gone(case):
+            return False
         if answer == 0:
             return self.submit()
         if answer == len(answers) - 2 and self._session.drafts is not None:
             self._session.drafts.forget(case.image.id)
         return answer != len(answers) - 1
 
+    def take_up(self) -> None:
+        """What is being typed or drawn becomes steps of the case."""
+        self._comments.keep()
+        if self._editing is not None:
+            self.edit_mask()
+
     # Inside
 
+    def _has_gone(self, case: Case) -> bool:
+        """Whether another case came while a question about this one stood; then it is said."""
+        gone = self._session.case is not case
+        if gone:
+            words = _("Another case has opened meanwhile. Nothing was sent; edits are drafts.")
+            self._session.said.emit(words)
+        return gone
+
     def _open(self) -> None:
-        if self._editing is not None:
-            self._editing = None
-            self._editor.close()
         if self._case is not None:
             self._case.changed.disconnect(self._show)
             self._case.selected_changed.disconnect(self._show)
@@ -268,39 +279,11 @@ class CaseActions:
         ui.windowButton.setText(windows[self._scene.window] if windows else _("Window"))
         words = _("Submit changes") if case is not None and case.based_on else _("Submit")
         ui.submitButton.setText(words)
-        self._show_comments()
-
-    def _show_comments(self) -> None:
-        ui, case = self._ui, self._case
-        selected = None if case is None else case.selected
-        ui.findingComment.setEnabled(selected is not None)
-        ui.imageComment.setEnabled(case is not None)
-        of_finding = "" if case is None or selected is None else case.find(selected).comment
-        for name, edit, text in (
-            ("finding", ui.findingComment, of_finding),
-            ("image", ui.imageComment, "" if case is None else case.comment),
-        ):
-            if self._comments[name] != text:
-                self._comments[name] = text
-                edit.setText(text)
-
-    def _typed(self, name: str, text: str) -> None:
-        self._comments[name] = text
-
-    def keep_comments(self) -> None:
-        """What was typed becomes a step of the case."""
-        case = self._case
-        if case is None:
-            return
-        typed = dict(self._comments)
-        if case.selected is not None and case.find(case.selected).comment != typed["finding"]:
-            case.set_comment(typed["finding"], case.selected)
-        if case.comment != typed["image"]:
-            case.set_comment(typed["image"])
+        self._comments.show(case)
 
     def _with_selected(self, do: Callable[[Case, str], None]) -> None:
         if self._case is not None and self._case.selected is not None and self._editing is None:
-            self.keep_comments()
+            self._comments.keep()
             do(self._case, self._case.selected)
 
     def _decide(self, do: Callable[[Case, str], None]) -> None:
@@ -313,25 +296,27 @@ class CaseActions:
 
     def _dragged(self, finding_id: str, box: Box) -> None:
         if self._case is not None:
+            self._comments.keep()
             self._case.set_box(finding_id, box)
             self._view.show()
             if self._case.find(finding_id).segmentation is None:
                 self._session.ask_model(finding_id)
 
-    def _placed(self, box: Box) -> None:
+    def _placed(self, box: Box | None) -> None:
         self._ui.addButton.setChecked(False)
-        finding_id = None if self._case is None else self._case.add_box(box)
+        self._comments.keep()
+        finding_id = None if self._case is None or box is None else self._case.add_box(box)
         if finding_id is not None:
             self._session.ask_model(finding_id)
 
     def _clicked(self, finding_id: str | None) -> None:
         if self._case is not None and finding_id is not None and self._editing is None:
-            self.keep_comments()
+            self._comments.keep()
             self._case.select(finding_id)
 
     def _select(self, number: int) -> None:
         if self._case is not None and self._editing is None and number <= len(self._view.rows):
-            self.keep_comments()
+            self._comments.keep()
             self._case.select(self._view.rows[number - 1].id)
 
     def _step(self, step: int) -> None:

@@ -54,6 +54,15 @@ class Drafts:
             disk.write_json(self._file(image_id), document, through=False)
             self._written[image_id] = case.state
 
+    def arrived(self, image_id: str, parcel_id: str, version: int) -> None:
+        """The server has the submission `parcel_id` as `version`: a draft that follows it is based
+        on that from now on. Raises OSError.
+        """
+        document = disk.read_json(self._file(image_id))
+        if document is not None and document.get("follows") == parcel_id:
+            document.update(based_on=version, follows=None)
+            disk.write_json(self._file(image_id), document, through=False)
+
     def find(self, image_id: str) -> Draft | None:
         """The draft of an image; None without one, or where it is damaged."""
         document = disk.read_json(self._file(image_id))

@@ -19,8 +19,11 @@ def use(translate: Callable[[str, str], str] | None) -> None:
 
 
 def _(text: str) -> str:
-    """The sentence in the user's language; the context is the caller's file, as Slicer has it."""
+    """The sentence in the user's language.
+
+    The context is the caller's package and file ("MammoReviewLib.widget"), as Slicer's tools that
+    collect sentences name it.
+    """
     if _translate is None:
         return text
-    caller = str(sys._getframe(1).f_globals.get("__name__", ""))
-    return _translate(caller.rsplit(".", 1)[-1], text)
+    return _translate(str(sys._getframe(1).f_globals.get("__name__", "")), text)

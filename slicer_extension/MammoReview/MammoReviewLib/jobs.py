@@ -15,6 +15,7 @@ from .ports import Cancelled, Timer
 from .signal import Signal
 
 PUMP_MILLISECONDS = 20
+BREATH_SECONDS = 0.005  # of a pump; Slicer's event loop holds Python's lock between two
 
 
 class Job:
@@ -141,11 +142,13 @@ class Jobs:
             if entry in self._later:  # an earlier one may have called it off
                 self._later.remove(entry)
                 entry[1]()
+        breath = BREATH_SECONDS if self._running else 0.0  # in which the jobs' threads run
         while True:
             try:
-                job, deliver, value = self._answers.get_nowait()
+                job, deliver, value = self._answers.get(timeout=breath)
             except queue.Empty:
                 return
+            breath = 0.0
             self._running.remove(job)
             self.changed.emit()
             wanted = job.case is None or job.case == self._case

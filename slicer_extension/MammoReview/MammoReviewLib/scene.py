@@ -26,7 +26,8 @@ from .signal import Signal
 class Scene:
     """One case at a time.
 
-    `box_dragged(finding_id, box)`: a person moved a box. `box_placed(box)`: drew a new one.
+    `box_dragged(finding_id, box)`: a person moved a box. `box_placed(box or None)`: drew a new one,
+    or gave it up.
     `clicked(finding_id or None)`: clicked into the image.
     """
 
@@ -90,6 +91,7 @@ class Scene:
 
     def forget(self) -> None:
         """The scene itself is being closed: our nodes go with it."""
+        self.stop_placing()  # the mouse's mode outlives it
         self._view.forget()
         self._let_go()
 

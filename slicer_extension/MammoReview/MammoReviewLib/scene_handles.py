@@ -20,7 +20,8 @@ Later = Callable[[Callable[[], None]], None]  # calls when the present event is 
 class Handles:
     """One ROI node for whichever finding is selected, and one for a box that is being drawn.
 
-    `dragged(finding_id, box)`: a person moved the box; `placed(box)`: drew a new one.
+    `dragged(finding_id, box)`: a person moved the box; `placed(box or None)`: drew a new one, or
+    gave it up, as Slicer lets them with a right click or its mouse mode's arrow.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Handles:
         self._held: str | None = None
         self._visible = True
         self._new: Any = None
+        self._drawn: Box | None = None  # the new box, once both its corners were clicked
         self._node = self._roi("MammoReview selected")
         end = slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent
         self._observe(self._node, end, lambda *_args: self._was_dragged())
@@ -73,13 +75,16 @@ class Handles:
             selection.SetActivePlaceNodeID(self._new.GetID())
         interaction.SetPlaceModePersistence(0)
         interaction.SetCurrentInteractionMode(interaction.Place)
+        mode = interaction.InteractionModeChangedEvent
+        self._observe(interaction, mode, lambda *_args: self._later(self._look_at_new))
 
     def stop_placing(self) -> None:
         """The new box goes, finished or not."""
         if self._new is None:
             return
-        node, self._new = self._new, None
+        node, self._new, self._drawn = self._new, None, None
         selection, interaction = self._mouse_nodes()
+        self._stop_observing(interaction)
         if selection is not None:
             selection.SetActivePlaceNodeID(None)
         interaction.SetCurrentInteractionMode(interaction.ViewTransform)
@@ -100,17 +105,20 @@ class Handles:
             self._dragged.emit(self._held, box)
 
     def _was_placed(self) -> None:
-        if self._new is not None and self._new.GetNumberOfDefinedControlPoints() > 0:
+        # The size is asked for now: as soon as the mouse moves, one click alone shows one.
+        node = self._new
+        if node is not None and min(node.GetSize()[:2]) > 0:
+            self._drawn = ras_to_box(node.GetCenter(), node.GetSize(), self._image.spacing_mm)
             # Slicer is still in the middle of this click: a node must not go while it is used.
             self._later(self._look_at_new)
 
     def _look_at_new(self) -> None:
-        node = self._new
-        if node is None or min(node.GetSize()[:2]) <= 0:
-            return  # the first of two clicks
-        box = ras_to_box(node.GetCenter(), node.GetSize(), self._image.spacing_mm)
-        self.stop_placing()
-        self._placed.emit(box)
+        _selection, interaction = self._mouse_nodes()
+        given_up = interaction.GetCurrentInteractionMode() != interaction.Place
+        if self._new is not None and (self._drawn is not None or given_up):
+            box = self._drawn
+            self.stop_placing()
+            self._placed.emit(box)
 
     def _place(self, box: Box) -> None:
         centre, size = box_to_ras(box, self._image.spacing_mm)
@@ -138,10 +146,13 @@ class Handles:
         return selection, self._scene.GetFirstNodeByClass("vtkMRMLInteractionNode")
 
     def _take_away(self, node: Any) -> None:
+        self._stop_observing(node)
+        remove_node(self._scene, node)
+
+    def _stop_observing(self, node: Any) -> None:
         tag = self._observers.pop(node.GetID(), None)
         if tag is not None:
             node.RemoveObserver(tag)  # ours alone: Slicer's views observe it too
-        remove_node(self._scene, node)
 
     def _observe(self, node: Any, event: Any, call: Callable[..., None]) -> None:
         self._observers[node.GetID()] = node.AddObserver(event, call)

@@ -28,6 +28,8 @@ class SlicerMaskEditor:
             self._widget.setSegmentationNodeSelectorVisible(False)
             self._widget.setSourceVolumeNodeSelectorVisible(False)
             self._widget.setSwitchToSegmentationsButtonVisible(False)
+            self._widget.setAddRemoveSegmentButtonsVisible(False)  # there is the finding's alone
+            self._widget.setAutoShowSourceVolumeNode(False)  # other slice views are others'
             self._widget.setEffectNameOrder(EFFECTS)
             self._widget.unorderedEffectsVisible = False
             area.layout().addWidget(self._widget)

@@ -39,6 +39,7 @@ class Session:
     `connection`, `worklist`, `learning`, `ahead` (reading before anybody asks) and `sending` (the
     outbox and its way to the server) are rooms of their own, with signals of their own. `case` is
     the open case or None.
+    `case_closes()`: the open case is about to go: what is still being typed or drawn belongs to it.
     `case_changed()`: another case is open, or none. `said(sentence)`: something to tell, e.g. a
     failure or a label that was sent. `opening(image_id or None)`: a case is being fetched.
     """
@@ -52,6 +53,7 @@ class Session:
         make_client: Callable[..., Client] = Client,
     ) -> None:
         """`folder` keeps drafts and outbox, in a folder for each server and client."""
+        self.case_closes = Signal()
         self.case_changed = Signal()
         self.opening = Signal()
         self.said = Signal()
@@ -127,21 +129,25 @@ class Session:
             self.said.emit(_("There is no image {id} in the work list.").format(id=image_id))
             return
         self.jobs.cancel(OPENING)
-        draft = self.drafts.find(image_id)
-        waiting = self.sending.latest(image_id) if draft is None else None
-        stored = draft is not None or waiting is not None
+        drafts = self.drafts
+        stored = (drafts.find(image_id) or self.sending.latest(image_id)) is not None
 
         def work(job: Job) -> Fetched:
             return fetch(client, row, self._images, info.floor, stored=stored, stop=job)
 
-        def done(fetched: Fetched) -> None:
-            self.opening.emit(None)
+        def show(fetched: Fetched) -> None:
+            # A label may have arrived while the image was fetched: what is here is looked at now.
+            if self.case is not None and self.case.image.id == image_id:
+                self.close_case()  # what is being typed or drawn there goes into its draft first
+            draft, waiting = drafts.find(image_id), self.sending.latest(image_id)
             if draft is not None:
                 self._open_draft(draft, fetched, info.threshold)
             elif waiting is not None:
                 document = self._label_files.read(waiting.file, row.image)
                 fetched = replace(fetched, comment=waiting.comment)
                 self._show(document, fetched, info.threshold, reason, follows=waiting.id)
+            elif stored:
+                self.open(image_id, reason=reason)
             elif fetched.label is not None:
                 document = self._label_files.read(fetched.label, row.image)
                 self._show(document, fetched, info.threshold, reason)
@@ -149,6 +155,13 @@ class Session:
                 assert fetched.document is not None
                 self._show(fetched.document, fetched, info.threshold, reason)
                 self.worklist.mark_read(image_id, fetched.document.verdict.malignancy)
+
+        def done(fetched: Fetched) -> None:
+            self.opening.emit(None)
+            try:
+                show(fetched)
+            except InvalidFindings as error:
+                self._failed(error)
 
         self.opening.emit(image_id)
         name = _("Opening {title}").format(title=row.title)
@@ -230,6 +243,7 @@ class Session:
     def close_case(self) -> None:
         """Closes the open case; its draft stays if it is dirty."""
         if self.case is not None:
+            self.case_closes.emit()
             self.case.changed.disconnect(self._keep)
             self._set_case(None)
 
@@ -304,6 +318,11 @@ class Session:
         case = self.case
         if case is not None and case.image.id == image_id and case.follows == parcel_id:
             case.based_on, case.follows = version, None
+        if self.drafts is not None:
+            try:
+                self.drafts.arrived(image_id, parcel_id, version)
+            except OSError as error:
+                self.said.emit(str(failures.of_disk(error)))
         self.refresh()
 
     def _opening_failed(self, error: Exception) -> None:

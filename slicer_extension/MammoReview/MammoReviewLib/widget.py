@@ -93,21 +93,24 @@ class Panel:
         self.actions.listen(self._window)
 
     def exit(self) -> None:
-        """Another module is looked at. The case stays open; keys and mouse belong to others."""
+        """Another module is looked at. The case stays open; keys and mouse belong to others.
+
+        A mask that is being drawn is taken: an open Segment Editor would go on painting it.
+        """
+        self.actions.take_up()
         self.actions.deafen()
         self.scene.stop_placing()
 
     def close(self) -> None:
         """The panel goes; edits are on disk, and the scene is as it was found."""
         self.exit()
-        self.actions.keep_comments()
         self.session.close_case()
         self.scene.close()
         self.session.close()
 
     def scene_closes(self) -> None:
         """Slicer empties its scene: our nodes go with it, the edits stay as a draft."""
-        self.actions.keep_comments()
+        self.actions.take_up()
         self.scene.forget()
         self.session.close_case()
 
