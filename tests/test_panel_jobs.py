@@ -1,5 +1,6 @@
 """Work off the main thread: where answers arrive, which are dropped, what runs only once."""
 
+import ctypes
 import threading
 import time
 
@@ -95,3 +96,20 @@ def test_later_and_called_off(jobs):
     time.sleep(0.03)
     jobs.pump()
     assert calls == ["a"]
+
+
+def test_work_goes_on_though_the_event_loop_holds_pythons_lock(jobs):
+    # As Slicer's loop does: PythonQt gives the lock away only while Python code runs.
+    event_loop, answers, turns = ctypes.PyDLL(None), [], 0
+
+    def work(job: Job) -> bool:
+        for _piece in range(200):
+            time.sleep(0)  # gives the lock away, as reading from a socket does
+        return True
+
+    jobs.start(work, answers.append, answers.append)
+    while not answers and turns < 200:
+        event_loop.usleep(5000)
+        jobs.pump()
+        turns += 1
+    assert answers == [True] and turns < 20
