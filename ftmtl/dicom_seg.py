@@ -33,6 +33,9 @@ TAKEN_OVER = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
+# A projection has no place in space, and one frame: told either, highdicom asks for what only a
+# volume has. Rows and columns say where a segment lies.
+NOT_TAKEN_OVER = ("FrameOfReferenceUID", "NumberOfFrames")
 SERIES_NUMBER = 9000  # behind the series that modalities number
 
 
@@ -78,6 +81,9 @@ def _filled(source: Dataset) -> Dataset:
     """The header with every attribute that a Segmentation takes over, empty where it has none."""
     filled = Dataset()
     filled.update(source)
+    for keyword in NOT_TAKEN_OVER:
+        if keyword in filled:
+            delattr(filled, keyword)
     for keyword in TAKEN_OVER:
         if keyword not in filled:
             setattr(filled, keyword, None)

@@ -71,3 +71,15 @@ def test_masks_classes_and_who_drew_them(
     assert to_dicom_seg(found, source, name="final 3").SOPInstanceUID != seg.SOPInstanceUID
     with pytest.raises(NothingToSegment):
         to_dicom_seg(document(rejected), source)
+
+
+def test_a_frame_of_reference_and_a_count_of_one_frame_are_no_volume(
+    source: pydicom.Dataset
+) -> None:
+    box = Finding(id="a", label="benign", bbox=(5, 5, 9, 9), source="annotator", status="added")
+    plain = to_dicom_seg(document(box), source)
+    source.FrameOfReferenceUID, source.NumberOfFrames = "1.2.3.4", 1
+    seg = to_dicom_seg(document(box), source)
+    assert np.array_equal(seg.pixel_array, plain.pixel_array)
+    assert "FrameOfReferenceUID" not in seg
+    assert (source.FrameOfReferenceUID, source.NumberOfFrames) == ("1.2.3.4", 1)
