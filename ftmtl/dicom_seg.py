@@ -8,6 +8,7 @@ finding that is known only by its box is drawn as that box, and its label says s
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import highdicom as hd
@@ -47,13 +48,15 @@ def to_dicom_seg(findings: Findings, source: Dataset, *, name: str = "") -> Data
     """The Segmentation of `findings` on the mammogram with the header `source`.
 
     The same findings on the same image under the same `name` (a label's version, say) get the same
-    SOPInstanceUID, so that sending them twice stores them once. Raises NothingToSegment.
+    SOPInstanceUID, so that sending them twice stores them once; others get another, also where two
+    servers count their versions alike. Raises NothingToSegment.
     """
     drawn = [finding for finding in findings.findings if finding.status != "rejected"]
     if not drawn:
         raise NothingToSegment(f"{findings.image.id}: there is no finding to draw")
     pixels = np.stack([_area(finding, findings) for finding in drawn], axis=-1)[None]
-    root = [findings.image.id, name, __version__]
+    content = json.dumps(findings.to_json(), sort_keys=True)
+    root = [findings.image.id, name, __version__, content]
     with warnings.catch_warnings():
         # One of highdicom's warnings repeats the patient's name, which belongs in no log.
         warnings.simplefilter("ignore")
@@ -101,6 +104,19 @@ def _area(finding: Finding, findings: Findings) -> NDArray[np.bool_]:
     return mask
 
 
+def _tracking_uid(finding: Finding, findings: Findings) -> str:
+    """One UID for a finding through all versions of an image's label, edited or not.
+
+    Ids are counted anew in every reading and every workspace. So a model's finding is that of its
+    weights, and all are the workspace's, of which the patient's keyed hash knows; a finding of
+    which neither is told has its image and id alone.
+    """
+    of_model = finding.source == "model" and findings.model is not None
+    weights = findings.model.sha256 if of_model and findings.model else ""
+    workspace = findings.image.patient_key or ""
+    return generate_uid(entropy_srcs=[findings.image.id, workspace, weights, finding.id])
+
+
 def _description(number: int, finding: Finding, findings: Findings) -> hd.seg.SegmentDescription:
     alone = "" if finding.segmentation is not None else " (box alone)"
     kinds = hd.seg.SegmentAlgorithmTypeValues
@@ -117,7 +133,7 @@ def _description(number: int, finding: Finding, findings: Findings) -> hd.seg.Se
         segmented_property_type=MASS,
         algorithm_type=kind,
         algorithm_identification=algorithm,
-        tracking_uid=generate_uid(entropy_srcs=[findings.image.id, finding.id]),
+        tracking_uid=_tracking_uid(finding, findings),
         tracking_id=finding.id,
     )
     (mass,) = segment.SegmentedPropertyTypeCodeSequence
