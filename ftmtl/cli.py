@@ -88,8 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     _data_options(train)
     train.add_argument("--preset", default="recommended", choices=["paper", "recommended"])
     train.add_argument("--out", type=Path, required=True, help="the run's folder")
-    train.add_argument("--imagenet", type=Path, help="ResNet-50 safetensors to start from")
-    train.add_argument("--init", type=Path, help="weights of ours to go on from")
+    start = train.add_mutually_exclusive_group()
+    start.add_argument("--imagenet", type=Path, help="ResNet-50 safetensors to start from")
+    start.add_argument("--init", type=Path, help="weights of ours to start from")
     train.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
     train.add_argument("--device", default="auto")
     train.add_argument("--epochs", type=_count(1), help="of each stage, in place of the preset's")
@@ -253,6 +254,9 @@ def _train(options: argparse.Namespace) -> int:
     from ftmtl.config import PRESETS
     from ftmtl.training.loop import train
 
+    if mistake := _mistaken_start(options):
+        print(f"ftmtl: {mistake}", file=sys.stderr)
+        return 2
     preset = _changed(PRESETS[options.preset], options)
     with _ProgressBar() as bar:
         outcome = train(
@@ -269,6 +273,21 @@ def _train(options: argparse.Namespace) -> int:
     if not outcome.finished:
         print("The run is not finished: go on with --resume.")
     return 0
+
+
+def _mistaken_start(options: argparse.Namespace) -> str | None:
+    """Why a training would start from something else than was meant, and the remedy."""
+    from ftmtl.training.checkpoints import FILE
+
+    checkpoint = options.out / FILE
+    if options.resume and not checkpoint.exists():
+        return f"{checkpoint}: there is no such file to go on from. Leave out --resume to begin"
+    if not options.resume and checkpoint.exists():
+        return f"{checkpoint}: a run is here already. Go on with --resume, or give another --out"
+    if not options.resume and options.imagenet is None and options.init is None:
+        return "weights to start from are missing: frozen layers would stay as chance made them. " \
+            "Give --imagenet or --init"
+    return None
 
 
 def _changed(preset: Preset, options: argparse.Namespace) -> Preset:

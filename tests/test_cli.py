@@ -166,7 +166,11 @@ def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
 @pytest.mark.parametrize(("arguments", "words"), [
     (["predict", "x", "--out", "y", "--weights", "nowhere.safetensors"], "nowhere.safetensors"),
     (["predict", "x"], "--out"),
-    (["train", "--data", "nowhere.json", "--out", "run"], "nowhere.json"),
+    (["train", "--data", "nowhere.json", "--out", "run", "--init", "w"], "nowhere.json"),
+    (["train", "--data", "nowhere.json", "--out", "run"], "Give --imagenet or --init"),
+    (["train", "--data", "nowhere.json", "--out", "run", "--resume"], "Leave out --resume"),
+    (["train", "--data", "nowhere.json", "--out", "begun", "--init", "w"], "Go on with --resume"),
+    (["train", "--data", "nowhere.json", "--out", "begun", "--resume"], "nowhere.json"),
     (["evaluate", "--truth", "nowhere.json", "--predictions", "p", "--out", "r"], "nowhere.json"),
 ])
 def test_a_mistake_is_one_sentence(
@@ -174,6 +178,8 @@ def test_a_mistake_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "checkpoint.pt").touch()
     assert main(arguments) == 2
     message = capsys.readouterr().err
     assert words in message and "Traceback" not in message and message.count("\n") == 1
