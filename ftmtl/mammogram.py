@@ -94,6 +94,8 @@ def read_mammogram(path: Path, *, root: Path | None = None) -> Mammogram:
         pixels = content.decode()
         if pixels.shape != (content.height, content.width):
             raise Refused("it does not hold the image that it announces", "Export it again")
+        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+            raise Refused("some of its pixels are not numbers", raster.AS_GREY)
         if not pixels.dtype.isnative:
             pixels = pixels.astype(pixels.dtype.newbyteorder("="))
         pixels = np.ascontiguousarray(pixels)

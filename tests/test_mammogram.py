@@ -503,7 +503,10 @@ def refused_files(folder: Path) -> dict[str, Path]:
     detached = folder / "detached.nhdr"
     add("another file", "detached.nhdr", lambda p: nrrd.write(str(detached), pixels))
     add("something else", "x.gz", lambda p: p.write_bytes(gzip.compress(b"hello " * 500)))
+    beyond = picture(12).astype(np.float32)
+    beyond[3, 5] = np.inf
     add("not numbers", "nan.nrrd", lambda p: nrrd.write(str(p), np.full((20, 20), np.nan)))
+    add("are not numbers", "inf.tif", lambda p: tifffile.imwrite(p, beyond))
     add("segmentation", "x.seg.nrrd", lambda p: nrrd.write(str(p), pixels, {"Segment0_ID": "a"}))
     add("10 x 10", "tiny.png", lambda p: Image.fromarray(pixels[:10, :10]).save(p))
     return made
