@@ -301,6 +301,7 @@ def _changed(preset: Preset, options: argparse.Namespace) -> Preset:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from ftmtl.atomic import check_folder
     from ftmtl.predict import Predictor
     from ftmtl.predict_files import predict_files, predict_records, write_predictions
     from ftmtl.weights_file import STARTER_WEIGHTS
@@ -311,6 +312,8 @@ def _predict(options: argparse.Namespace) -> int:
     if not options.coco and not (options.paths and options.out):
         print("ftmtl: give files or folders and --out, or --coco with --data", file=sys.stderr)
         return 2
+    if options.coco:
+        check_folder(options.coco)
     predictor = Predictor.load(options.weights or STARTER_WEIGHTS, device=options.device)
     with _ProgressBar() as bar:
         if options.coco:
@@ -376,8 +379,10 @@ def _crossval(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
+    from ftmtl.atomic import check_folder
     from ftmtl.calibration import calibrate
 
+    check_folder(options.out)
     with _ProgressBar() as bar:
         card = calibrate(options.weights, _records(options), options.out, device=options.device,
                          predictions=options.predictions, on_file=bar.files)
@@ -388,12 +393,14 @@ def _calibrate(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     import tempfile
 
-    from ftmtl.atomic import write_json
+    from ftmtl.atomic import check_folder, write_json
     from ftmtl.bench import bench
     from ftmtl.predict import Predictor
     from ftmtl.samples import prepare_samples
     from ftmtl.weights_file import STARTER_WEIGHTS
 
+    if options.json:
+        check_folder(options.json)
     predictor = Predictor.load(options.weights or STARTER_WEIGHTS, device=options.device)
     with tempfile.TemporaryDirectory() as folder:
         films = options.films

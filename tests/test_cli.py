@@ -172,6 +172,10 @@ def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
     (["train", "--data", "nowhere.json", "--out", "begun", "--init", "w"], "Go on with --resume"),
     (["train", "--data", "nowhere.json", "--out", "begun", "--resume"], "nowhere.json"),
     (["evaluate", "--truth", "nowhere.json", "--predictions", "p", "--out", "r"], "nowhere.json"),
+    (["predict", "--coco", "gone/x", "--data", "nowhere.json"], "no such folder: 'gone'"),
+    (["predict", "--coco", "/proc/x", "--data", "nowhere.json"], "'/proc"),  # not even root may
+    (["calibrate", "--weights", "w", "--data", "nowhere.json", "--out", "gone/x"], "'gone'"),
+    (["bench", "--json", "gone/x", "--weights", "w"], "'gone'"),
 ])
 def test_a_mistake_is_one_sentence(
     arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
