@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,8 +25,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     If the block raises, `path` is left as it was. Raises FileNotFoundError, naming the folder,
     where there is none.
     """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(path.parent))
+    _need_folder(path)
     part = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
         with part.open("xb") as file:
@@ -37,6 +37,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def check_folder(path: Path) -> None:
+    """Find out before long work whether `path` can be written after it: OSError if not."""
+    _need_folder(path)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -57,6 +64,11 @@ def clear_parts(parts: Iterable[Path], *, older_than: float = 0.0) -> int:
                 part.unlink()
                 cleared += 1
     return cleared
+
+
+def _need_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(path.parent))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -88,8 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     _data_options(train)
     train.add_argument("--preset", default="recommended", choices=["paper", "recommended"])
     train.add_argument("--out", type=Path, required=True, help="the run's folder")
-    train.add_argument("--imagenet", type=Path, help="ResNet-50 safetensors to start from")
-    train.add_argument("--init", type=Path, help="weights of ours to go on from")
+    start = train.add_mutually_exclusive_group()
+    start.add_argument("--imagenet", type=Path, help="ResNet-50 safetensors to start from")
+    start.add_argument("--init", type=Path, help="weights of ours to start from")
     train.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
     train.add_argument("--device", default="auto")
     train.add_argument("--epochs", type=_count(1), help="of each stage, in place of the preset's")
@@ -253,6 +254,9 @@ def _train(options: argparse.Namespace) -> int:
     from ftmtl.config import PRESETS
     from ftmtl.training.loop import train
 
+    if mistake := _mistaken_start(options):
+        print(f"ftmtl: {mistake}", file=sys.stderr)
+        return 2
     preset = _changed(PRESETS[options.preset], options)
     with _ProgressBar() as bar:
         outcome = train(
@@ -271,6 +275,21 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _mistaken_start(options: argparse.Namespace) -> str | None:
+    """Why a training would start from something else than was meant, and the remedy."""
+    from ftmtl.training.checkpoints import FILE
+
+    checkpoint = options.out / FILE
+    if options.resume and not checkpoint.exists():
+        return f"{checkpoint}: there is no such file to go on from. Leave out --resume to begin"
+    if not options.resume and checkpoint.exists():
+        return f"{checkpoint}: a run is here already. Go on with --resume, or give another --out"
+    if not options.resume and options.imagenet is None and options.init is None:
+        return "weights to start from are missing: frozen layers would stay as chance made them. " \
+            "Give --imagenet or --init"
+    return None
+
+
 def _changed(preset: Preset, options: argparse.Namespace) -> Preset:
     training = preset.training
     if options.epochs is not None:
@@ -282,6 +301,7 @@ def _changed(preset: Preset, options: argparse.Namespace) -> Preset:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from ftmtl.atomic import check_folder
     from ftmtl.predict import Predictor
     from ftmtl.predict_files import predict_files, predict_records, write_predictions
     from ftmtl.weights_file import STARTER_WEIGHTS
@@ -292,6 +312,8 @@ def _predict(options: argparse.Namespace) -> int:
     if not options.coco and not (options.paths and options.out):
         print("ftmtl: give files or folders and --out, or --coco with --data", file=sys.stderr)
         return 2
+    if options.coco:
+        check_folder(options.coco)
     predictor = Predictor.load(options.weights or STARTER_WEIGHTS, device=options.device)
     with _ProgressBar() as bar:
         if options.coco:
@@ -357,8 +379,10 @@ def _crossval(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
+    from ftmtl.atomic import check_folder
     from ftmtl.calibration import calibrate
 
+    check_folder(options.out)
     with _ProgressBar() as bar:
         card = calibrate(options.weights, _records(options), options.out, device=options.device,
                          predictions=options.predictions, on_file=bar.files)
@@ -369,12 +393,14 @@ def _calibrate(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     import tempfile
 
-    from ftmtl.atomic import write_json
+    from ftmtl.atomic import check_folder, write_json
     from ftmtl.bench import bench
     from ftmtl.predict import Predictor
     from ftmtl.samples import prepare_samples
     from ftmtl.weights_file import STARTER_WEIGHTS
 
+    if options.json:
+        check_folder(options.json)
     predictor = Predictor.load(options.weights or STARTER_WEIGHTS, device=options.device)
     with tempfile.TemporaryDirectory() as folder:
         films = options.films

@@ -8,6 +8,7 @@ finding that is known only by its box is drawn as that box, and its label says s
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import highdicom as hd
@@ -33,6 +34,9 @@ TAKEN_OVER = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
+# A projection has no place in space, and one frame: told either, highdicom asks for what only a
+# volume has. Rows and columns say where a segment lies.
+NOT_TAKEN_OVER = ("FrameOfReferenceUID", "NumberOfFrames")
 SERIES_NUMBER = 9000  # behind the series that modalities number
 
 
@@ -44,13 +48,15 @@ def to_dicom_seg(findings: Findings, source: Dataset, *, name: str = "") -> Data
     """The Segmentation of `findings` on the mammogram with the header `source`.
 
     The same findings on the same image under the same `name` (a label's version, say) get the same
-    SOPInstanceUID, so that sending them twice stores them once. Raises NothingToSegment.
+    SOPInstanceUID, so that sending them twice stores them once; others get another, also where two
+    servers count their versions alike. Raises NothingToSegment.
     """
     drawn = [finding for finding in findings.findings if finding.status != "rejected"]
     if not drawn:
         raise NothingToSegment(f"{findings.image.id}: there is no finding to draw")
     pixels = np.stack([_area(finding, findings) for finding in drawn], axis=-1)[None]
-    root = [findings.image.id, name, __version__]
+    content = json.dumps(findings.to_json(), sort_keys=True)
+    root = [findings.image.id, name, __version__, content]
     with warnings.catch_warnings():
         # One of highdicom's warnings repeats the patient's name, which belongs in no log.
         warnings.simplefilter("ignore")
@@ -78,6 +84,9 @@ def _filled(source: Dataset) -> Dataset:
     """The header with every attribute that a Segmentation takes over, empty where it has none."""
     filled = Dataset()
     filled.update(source)
+    for keyword in NOT_TAKEN_OVER:
+        if keyword in filled:
+            delattr(filled, keyword)
     for keyword in TAKEN_OVER:
         if keyword not in filled:
             setattr(filled, keyword, None)
@@ -93,6 +102,19 @@ def _area(finding: Finding, findings: Findings) -> NDArray[np.bool_]:
         columns = slice(max(round(x), 0), max(round(x + width), round(x) + 1))
         mask[rows, columns] = True
     return mask
+
+
+def _tracking_uid(finding: Finding, findings: Findings) -> str:
+    """One UID for a finding through all versions of an image's label, edited or not.
+
+    Ids are counted anew in every reading and every workspace. So a model's finding is that of its
+    weights, and all are the workspace's, of which the patient's keyed hash knows; a finding of
+    which neither is told has its image and id alone.
+    """
+    of_model = finding.source == "model" and findings.model is not None
+    weights = findings.model.sha256 if of_model and findings.model else ""
+    workspace = findings.image.patient_key or ""
+    return generate_uid(entropy_srcs=[findings.image.id, workspace, weights, finding.id])
 
 
 def _description(number: int, finding: Finding, findings: Findings) -> hd.seg.SegmentDescription:
@@ -111,7 +133,7 @@ def _description(number: int, finding: Finding, findings: Findings) -> hd.seg.Se
         segmented_property_type=MASS,
         algorithm_type=kind,
         algorithm_identification=algorithm,
-        tracking_uid=generate_uid(entropy_srcs=[findings.image.id, finding.id]),
+        tracking_uid=_tracking_uid(finding, findings),
         tracking_id=finding.id,
     )
     (mass,) = segment.SegmentedPropertyTypeCodeSequence

@@ -6,6 +6,7 @@ windowed: how a person should see it (`for_display`) is worked out only when ask
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,6 +94,8 @@ def read_mammogram(path: Path, *, root: Path | None = None) -> Mammogram:
         pixels = content.decode()
         if pixels.shape != (content.height, content.width):
             raise Refused("it does not hold the image that it announces", "Export it again")
+        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+            raise Refused("some of its pixels are not numbers", raster.AS_GREY)
         if not pixels.dtype.isnative:
             pixels = pixels.astype(pixels.dtype.newbyteorder("="))
         pixels = np.ascontiguousarray(pixels)
@@ -128,8 +131,10 @@ def image_id(path: Path, root: Path | None = None, sop_instance_uid: str | None 
     """Name an image: its SOPInstanceUID, else its path below `root` with "/" as "__"."""
     if sop_instance_uid:
         return sop_instance_uid
-    if root is not None and path.absolute().is_relative_to(root.absolute()):
-        return path.absolute().relative_to(root.absolute()).as_posix().replace("/", "__")
+    if root is not None:
+        file, folder = Path(os.path.abspath(path)), os.path.abspath(root)  # without any ".."
+        if file.is_relative_to(folder):
+            return file.relative_to(folder).as_posix().replace("/", "__")
     return path.name
 
 

@@ -33,20 +33,26 @@ class Report:
     refused: list[str] = field(default_factory=list)
 
 
-def files_below(paths: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
-    """(file, folder it was found under) of every file given or lying below a folder, in order.
+def common_folder(paths: Iterable[Path]) -> Path:
+    """The deepest folder that holds all that is given: one folder itself, one file's own folder."""
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
+
+
+def files_below(paths: Iterable[Path]) -> Iterator[Path]:
+    """Every file given or lying below a folder, in order.
 
     Hidden files and DICOMDIR are no images and are passed over.
     """
     for path in paths:
         if not path.is_dir():
-            yield path, path.parent
+            yield path
             continue
         for folder, folders, names in os.walk(path):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 if not name.startswith(".") and name.upper() != "DICOMDIR":
-                    yield Path(folder) / name, path
+                    yield Path(folder) / name
 
 
 def predict_files(
@@ -59,23 +65,32 @@ def predict_files(
 ) -> Report:
     """Read every file; write `ID.json`, `ID.png` and `patients.json` into `out`.
 
-    A file that cannot be read is listed in `refused.txt`, and the rest are done.
+    A file that cannot be read is listed in `refused.txt`, and the rest are done. So is an image
+    whose id another has: its findings would take the other's place, and both be one patient.
     """
     out.mkdir(parents=True, exist_ok=True)
     key = PatientKey.open(out / KEY_FILE, labels_exist=any(out.glob("*.json")))
     report = Report()
     by_patient: dict[str, list[Findings]] = {}
-    files = list(files_below(paths))
+    root = common_folder(paths)
+    files = list({os.path.abspath(file): file for file in files_below(paths)}.values())
+    known: dict[str, Path] = {}
 
-    def opened(at: tuple[Path, Path]) -> Opened:
-        return _opened(predictor, at[0], root=at[1])
+    def opened(file: Path) -> Opened:
+        return _opened(predictor, file, root=root)
 
     for number, film in enumerate(ahead(opened, files)):
-        on_file(number, len(files), files[number][0])
+        on_file(number, len(files), files[number])
         if isinstance(film, UnreadableMammogram):
             report.refused.append(str(film))
             continue
         mammogram, canvas = film
+        first = known.setdefault(mammogram.image_id, mammogram.path)
+        if first != mammogram.path:
+            reason = f"its id, {mammogram.image_id}, is that of {first}, which was read"
+            remedy = "Leave it out if it is a copy, else give the two names or UIDs of their own"
+            report.refused.append(str(UnreadableMammogram(mammogram.path, reason, remedy)))
+            continue
         patient = key.of(mammogram)
         findings = predictor.findings(predictor.read_canvas(canvas),
                                       image_info(mammogram, patient), threshold=threshold)

@@ -15,7 +15,9 @@ from pycocotools.coco import COCO
 
 from ftmtl.cli import main
 from ftmtl.findings import Findings
+from ftmtl.mammogram import image_id, read_header, read_mammogram
 from ftmtl.predict import Predictor
+from ftmtl.predict_files import common_folder, files_below
 from ftmtl.probabilities import Calibration
 
 
@@ -54,6 +56,48 @@ def test_a_folder_is_read_past_a_bad_file(
     for document in documents:
         picture = np.asarray(Image.open(out / f"{document.image.id}.png"))
         assert picture.shape[0] == 1400 + 2 * 64
+
+
+def test_two_women_with_a_file_of_one_name_stay_two_and_a_copy_is_refused(
+    samples: Path, untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *_, last = sorted(samples.glob("*.dcm"))
+    for woman, film in (("anna", first), ("berta", last)):
+        (tmp_path / woman).mkdir()
+        pixels = read_mammogram(film).for_display()[::4, ::4]
+        Image.fromarray(pixels).save(tmp_path / woman / "L_CC.png")
+        shutil.copy(first, tmp_path / woman / f"of {woman}.dcm")
+    out = tmp_path / "out"
+    given = [tmp_path / "anna", tmp_path / "berta", tmp_path / "anna" / "L_CC.png"]
+    assert main(["predict", *map(str, given), "--weights", str(untrained), "--out", str(out),
+                 "--device", "cpu"]) == 0
+    uid = read_header(first).image_id
+    patients = json.loads((out / "patients.json").read_text()).values()
+    assert sorted(list(patient["images"]) for patient in patients) == [
+        [uid], ["anna__L_CC.png"], ["berta__L_CC.png"]]
+    assert {file.stem for file in out.glob("*.json")} == {
+        uid, "anna__L_CC.png", "berta__L_CC.png", "patients"}
+    (refused,) = (out / "refused.txt").read_text().splitlines()
+    told = capsys.readouterr()
+    assert refused in told.err and "3 read, 1 not" in told.out
+    for words in (f"{given[1] / 'of berta.dcm'}: ", uid, str(given[0] / "of anna.dcm"), "Leave it"):
+        assert words in refused
+
+
+def test_the_root_of_what_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one/a.png", "one/two/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path / "one" / "two")
+
+    def ids(*paths: str) -> list[str]:
+        given = [Path(path) for path in paths]
+        return [image_id(file, common_folder(given)) for file in files_below(given)]
+
+    assert ids("..") == ids(str(tmp_path / "one")) == ids("../a.png", "b.png") == [
+        "a.png", "two__b.png"]
+    assert ids("../a.png") == ["a.png"]
+    assert ids("../two", "../../one/a.png") == ["two__b.png", "a.png"]
 
 
 def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
@@ -122,14 +166,24 @@ def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
 @pytest.mark.parametrize(("arguments", "words"), [
     (["predict", "x", "--out", "y", "--weights", "nowhere.safetensors"], "nowhere.safetensors"),
     (["predict", "x"], "--out"),
-    (["train", "--data", "nowhere.json", "--out", "run"], "nowhere.json"),
+    (["train", "--data", "nowhere.json", "--out", "run", "--init", "w"], "nowhere.json"),
+    (["train", "--data", "nowhere.json", "--out", "run"], "Give --imagenet or --init"),
+    (["train", "--data", "nowhere.json", "--out", "run", "--resume"], "Leave out --resume"),
+    (["train", "--data", "nowhere.json", "--out", "begun", "--init", "w"], "Go on with --resume"),
+    (["train", "--data", "nowhere.json", "--out", "begun", "--resume"], "nowhere.json"),
     (["evaluate", "--truth", "nowhere.json", "--predictions", "p", "--out", "r"], "nowhere.json"),
+    (["predict", "--coco", "gone/x", "--data", "nowhere.json"], "no such folder: 'gone'"),
+    (["predict", "--coco", "/proc/x", "--data", "nowhere.json"], "'/proc"),  # not even root may
+    (["calibrate", "--weights", "w", "--data", "nowhere.json", "--out", "gone/x"], "'gone'"),
+    (["bench", "--json", "gone/x", "--weights", "w"], "'gone'"),
 ])
 def test_a_mistake_is_one_sentence(
     arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "checkpoint.pt").touch()
     assert main(arguments) == 2
     message = capsys.readouterr().err
     assert words in message and "Traceback" not in message and message.count("\n") == 1

@@ -71,3 +71,34 @@ def test_masks_classes_and_who_drew_them(
     assert to_dicom_seg(found, source, name="final 3").SOPInstanceUID != seg.SOPInstanceUID
     with pytest.raises(NothingToSegment):
         to_dicom_seg(document(rejected), source)
+
+
+def test_a_uid_stands_for_one_content_and_a_tracking_uid_for_one_finding(
+    source: pydicom.Dataset
+) -> None:
+    box = Finding(id="F1", label="benign", bbox=(5, 5, 9, 9), source="model", status="proposed")
+    found = document(box)
+    edited = document(replace(box, bbox=(4, 5, 10, 9), label="malignant", status="edited"))
+    reread = replace(found, model=replace(MODEL, sha256="1" * 64))
+    elsewhere = replace(found, image=replace(IMAGE, patient_key="2" * 16))
+    versions = [found, edited, reread, elsewhere]
+    segs = [to_dicom_seg(version, source, name="final 1") for version in versions]
+    assert len({seg.SOPInstanceUID for seg in segs}) == len(segs)
+    assert len({seg.SeriesInstanceUID for seg in segs}) == len(segs)
+    first, *others = [seg.SegmentSequence[0].TrackingUID for seg in segs]
+    assert [uid == first for uid in others] == [True, False, False]
+    by_hand = [replace(d, findings=(replace(box, source="annotator"),)) for d in (found, reread)]
+    first, second = (to_dicom_seg(d, source).SegmentSequence[0].TrackingUID for d in by_hand)
+    assert first == second  # whichever model read the image beside her
+
+
+def test_a_frame_of_reference_and_a_count_of_one_frame_are_no_volume(
+    source: pydicom.Dataset
+) -> None:
+    box = Finding(id="a", label="benign", bbox=(5, 5, 9, 9), source="annotator", status="added")
+    plain = to_dicom_seg(document(box), source)
+    source.FrameOfReferenceUID, source.NumberOfFrames = "1.2.3.4", 1
+    seg = to_dicom_seg(document(box), source)
+    assert np.array_equal(seg.pixel_array, plain.pixel_array)
+    assert "FrameOfReferenceUID" not in seg
+    assert (source.FrameOfReferenceUID, source.NumberOfFrames) == ("1.2.3.4", 1)

@@ -278,6 +278,10 @@ def test_without_a_usable_voi_percentiles_show(tmp_path: Path) -> None:
         ({"PixelSpacing": ["0.065", "0.065"]}, (0.065, 0.065), 1.0),
         ({"ImagerPixelSpacing": ["0", "0"], "PixelSpacing": ["0.1", "0.1"]}, (0.1, 0.1), 1.0),
         ({"NominalScannedPixelSpacing": ["0.0435", "0.0435"]}, (0.0435, 0.0435), 1.0),
+        ({"ImagerPixelSpacing": ["0.07", "0.05"],
+          "EstimatedRadiographicMagnificationFactor": "1.8"}, None, 1.4),
+        ({"ImagerPixelSpacing": ["0.1", "0.1"],
+          "EstimatedRadiographicMagnificationFactor": "1.07"}, (0.1, 0.1), 1.0),
         ({"PixelAspectRatio": ["3", "2"]}, None, 1.5),
         ({"PixelAspectRatio": ["3", "0"]}, None, 1.0),
     ],
@@ -499,7 +503,10 @@ def refused_files(folder: Path) -> dict[str, Path]:
     detached = folder / "detached.nhdr"
     add("another file", "detached.nhdr", lambda p: nrrd.write(str(detached), pixels))
     add("something else", "x.gz", lambda p: p.write_bytes(gzip.compress(b"hello " * 500)))
+    beyond = picture(12).astype(np.float32)
+    beyond[3, 5] = np.inf
     add("not numbers", "nan.nrrd", lambda p: nrrd.write(str(p), np.full((20, 20), np.nan)))
+    add("are not numbers", "inf.tif", lambda p: tifffile.imwrite(p, beyond))
     add("segmentation", "x.seg.nrrd", lambda p: nrrd.write(str(p), pixels, {"Segment0_ID": "a"}))
     add("10 x 10", "tiny.png", lambda p: Image.fromarray(pixels[:10, :10]).save(p))
     return made

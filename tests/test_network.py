@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ftmtl.config import PAPER, NetworkConfig
 from ftmtl.network import boxes as box_ops
-from ftmtl.network.backbone import Backbone
+from ftmtl.network.backbone import Backbone, NotResNet50, read_imagenet
 from ftmtl.network.feature_transfer import transfer
 from ftmtl.network.heads import ClassificationHead, DetectionHead, SegmentationHead
 from ftmtl.network.model import Detections, FTMTLNet, build, extents_of
@@ -119,6 +121,34 @@ def test_imagenet_weights_give_the_features_of_a_plain_resnet() -> None:
     assert theta0.shape == (2, 1024, 4, 3)
     assert 0.1 < expected.std() < 100  # no comparison of zeros
     torch.testing.assert_close(theta0, expected, rtol=1e-3, atol=1e-3 * expected.std().item())
+
+
+def test_weights_made_for_torchvisions_inputs_give_what_they_give_there(tmp_path: Path) -> None:
+    ours = random_resnet50(seed=5)
+    means, units = (torch.tensor(v).view(3, 1, 1) for v in (
+        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    theirs = {**ours, "conv1.weight": ours["conv1.weight"] * 255 * units}
+    save_file(theirs, tmp_path / "theirs.safetensors")
+    backbone, stem = Backbone().eval(), []
+    backbone.load_imagenet(read_imagenet(tmp_path / "theirs.safetensors"))
+    backbone.bn1.register_forward_hook(lambda module, given, result: stem.append(result.clone()))
+    images = torch.rand(1, 1, 64, 48, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        backbone(images, torch.ones(1, 64, 48, dtype=torch.bool))
+        expected = F.batch_norm(
+            F.conv2d((images - means) / units, theirs["conv1.weight"], stride=2, padding=3),
+            *(theirs[f"bn1.{name}"] for name in ("running_mean", "running_var", "weight", "bias")))
+    # Behind the image's edge lies each one's own mean.
+    torch.testing.assert_close(stem[0][..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2],
+                               rtol=1e-4, atol=1e-4)
+
+    save_file(ours, tmp_path / "ours.safetensors")
+    for name, value in read_imagenet(tmp_path / "ours.safetensors").items():
+        assert torch.equal(value, ours[name]), name
+    fractions = {**ours, "conv1.weight": ours["conv1.weight"] * 255}  # of inputs 0…1
+    save_file(fractions, tmp_path / "fractions.safetensors")
+    with pytest.raises(NotResNet50, match=r"fractions\.safetensors: .* deviation of 0\.3"):
+        read_imagenet(tmp_path / "fractions.safetensors")
 
 
 def test_weights_of_another_network_are_refused() -> None:

@@ -422,6 +422,7 @@ def test_a_start_of_another_shape_is_refused(run: Run, tmp_path: Path) -> None:
     wider = replace(TINY, network=replace(TINY.network, anchor_sizes=(8, 16, 32)))
     with pytest.raises(UnusableWeights, match=r"start\.safetensors: made for another .*rpn"):
         again(run, tmp_path, preset=wider)
+    assert not list(tmp_path.iterdir()), "films were read before"
 
 
 # What an epoch draws

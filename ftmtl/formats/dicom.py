@@ -22,6 +22,8 @@ from ftmtl.formats.codecs import READABLE, Layout, decode
 PROJECTIONS = {"MG", "CR", "DX", "RG", "OT", "SC", "XC", ""}
 FOR_PROCESSING_CLASSES = {"1.2.840.10008.5.1.4.1.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.2.1"}
 
+CONTACT = 1.2  # breasts on the table state a magnification up to 1.1, those on a stand 1.5 to 2
+
 # PS3.16 CID 4014, SNOMED CT and the older SNOMED RT codes
 VIEW_CODES = {
     "399162004": "CC", "R-10242": "CC", "399368009": "MLO", "R-10226": "MLO",
@@ -99,7 +101,7 @@ def describe(dataset: Dataset, *, pixels: bool) -> Content:
         width=layout.columns,
         height=layout.rows,
         decode=stored,
-        spacing_mm=spacing,
+        spacing_mm=None if _magnified(dataset) else spacing,
         pixel_aspect=aspect_of(spacing) if spacing else _aspect_ratio(dataset),
         sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
         laterality=_laterality(dataset),
@@ -222,6 +224,11 @@ def _spacing(dataset: Dataset) -> tuple[float, float] | None:
         if len(numbers) == 2 and min(numbers) > 0:
             return numbers[1], numbers[0]
     return None
+
+
+def _magnified(dataset: Dataset) -> bool:
+    """Tell a magnification view: its spacing is the detector's, far from that of the breast."""
+    return (_number(dataset, "EstimatedRadiographicMagnificationFactor") or 1.0) > CONTACT
 
 
 def _aspect_ratio(dataset: Dataset) -> float:

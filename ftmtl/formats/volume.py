@@ -148,10 +148,7 @@ def _as_pixels(values: NDArray[Any]) -> NDArray[Any]:
     """Turn [x, y] of any number type into [rows, columns] of the smallest that holds it."""
     pixels = np.ascontiguousarray(values.T)
     if pixels.dtype.kind == "f":
-        pixels = pixels.astype(np.float32, copy=False)
-        if not np.isfinite(pixels).all():
-            raise Refused("some of its pixels are not numbers", ONE_SLICE)
-        return pixels
+        return pixels.astype(np.float32, copy=False)
     if pixels.dtype.itemsize == 2 or pixels.dtype == np.uint8:
         return pixels
     low, high = int(pixels.min()), int(pixels.max())

@@ -110,6 +110,8 @@ def _train(
     cache: Path | None, metadata: dict[str, object],
 ) -> Outcome:
     started = time.monotonic()
+    # First: wrong weights are told of now, not after an hour of reading films.
+    network = _start(preset, imagenet, init).to(processes.device)
     store = CanvasCache(cache or out / "canvases", preset.network.canvas)
     if processes.first:  # the folder is the run's own: nobody else writes there
         clear_parts([*out.glob(PARTS), *out.glob(f"*/{PARTS}")])
@@ -131,7 +133,6 @@ def _train(
         raise NothingToTrainOn(f"no image can be trained on: {reason}")
     identity = _identity(preset, good)
     state = load_checkpoint(out, identity=identity) if resume else None
-    network = _start(preset, imagenet, init).to(processes.device)
     if state is not None:
         network.load_state_dict(state["network"])
     run = _Run(network, good, store, preset, out, processes, identity, on_progress,
