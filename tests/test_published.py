@@ -392,6 +392,11 @@ def test_cbis_ddsm_that_is_not_whole_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidDataset, match=f"test_set.csv and {table}: both tell of Mass-Train"):
         read_cbis_ddsm(tmp_path)
     (tmp_path / "mass_case_description_test_set.csv").unlink()
+    case = next(tmp_path.rglob("Mass-*_1"))
+    other = shutil.copytree(case, tmp_path / "of another download" / case.name)
+    with pytest.raises(InvalidDataset, match=f"{case} and {other}: both are the case {case.name}"):
+        read_cbis_ddsm(tmp_path)
+    shutil.rmtree(other)
     lost = {**rows[0], "image file path": "Mass-Training_P_9_LEFT_CC/1/2/000000.dcm",
             "ROI mask file path": "Mass-Training_P_9_LEFT_CC_1/1/2/000001.dcm"}
     cbis_table(tmp_path, [rows[0], lost])
