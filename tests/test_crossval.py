@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -27,7 +28,7 @@ from ftmtl.cli import main
 from ftmtl.config import preset_of
 from ftmtl.crossval.cases import part_words, pick
 from ftmtl.crossval.folds import Folds, TooFewToFold, by_mass, by_patient
-from ftmtl.crossval.outcome import Outcome, assess, over_the_folds
+from ftmtl.crossval.outcome import Outcome, _content, assess, over_the_folds
 from ftmtl.crossval.report import write_experiment_report
 from ftmtl.crossval.run import (
     PREDICTIONS,
@@ -119,6 +120,28 @@ def test_the_papers_folds_leak_and_say_so() -> None:
     assert films_met > 10
     truth = split.truth()
     assert [i["fold"] for i in truth["images"]] == list(split.fold)
+
+
+@pytest.mark.parametrize("split", [by_patient, by_mass])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_mass_of_unknown_class_is_of_a_kind_of_its_own(split: Any, seed: int) -> None:
+    """Five malignant masses, five that may be, ten benign: of each kind every fold tests its share.
+
+    On a woman's film with both, what is known to be malignant decides.
+    """
+    kinds = [*[(2, True)] * 5, *[(2, False)] * 5, *[(1, True)] * 10]
+    records = [
+        ImageRecord(image_id=n, path=Path(f"{n}.png"), width=100, height=100, patient_id=f"W{n}",
+                    annotations=(Annotation(id=n, bbox=(10, 10, 20, 20), category=category,
+                                            class_known=known),))
+        for n, (category, known) in enumerate(kinds)
+    ]
+    folds = split(records, 5, seed)
+    assert [_content(folds, fold)["malignant"] for fold in range(5)] == [1] * 5
+    for fold in range(5):
+        assert sum(not m.class_known for r in folds.test(fold) for m in r.masses) == 1
+    both = replace(records[0], annotations=(*records[0].annotations, *records[5].annotations))
+    assert by_patient([both, *records[1:]], 5, seed).fold == by_patient(records, 5, seed).fold
 
 
 def test_too_few_to_fold_is_told() -> None:

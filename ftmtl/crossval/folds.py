@@ -14,6 +14,7 @@ from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import BENIGN, MALIGNANT, ImageRecord
 
 Split = Literal["patients", "masses"]
+NORMAL, UNKNOWN = 0, 3  # kinds of films beside BENIGN and MALIGNANT
 
 
 class TooFewToFold(ValueError):
@@ -62,7 +63,7 @@ class Folds:
 
 
 def by_patient(records: Sequence[ImageRecord], folds: int, seed: int) -> Folds:
-    """All films of a woman in one fold, normal, benign and malignant films in equal shares.
+    """All films of a woman in one fold, films of each kind in equal shares (`_kind`).
 
     Raises TooFewToFold.
     """
@@ -102,10 +103,13 @@ SPLITS = {"patients": by_patient, "masses": by_mass}
 
 
 def _kind(record: ImageRecord) -> int:
-    """0 normal, 1 benign, 2 malignant; a film with both is malignant."""
-    kind = max((mass.category for mass in record.masses), default=0)
-    assert kind in (0, BENIGN, MALIGNANT)
-    return kind
+    """0 normal, 1 benign, 2 malignant, 3 unknown; what is known to be malignant decides."""
+    known = {mass.category for mass in record.masses if mass.class_known}
+    if MALIGNANT in known:
+        return MALIGNANT
+    if any(not mass.class_known for mass in record.masses):
+        return UNKNOWN
+    return BENIGN if known else NORMAL
 
 
 def _folds(splitter: Any, kinds: list[int], groups: list[str] | None) -> tuple[int, ...]:
