@@ -151,6 +151,16 @@ def test_too_few_to_fold_is_told() -> None:
         by_patient(women(3), 1, seed=0)
     with pytest.raises(TooFewToFold, match="masses"):
         by_mass([replace(r, annotations=()) for r in women(9)], 2, seed=0)
+    # Enough of both kinds together, and of neither alone.
+    few = [
+        ImageRecord(image_id=n, path=Path(f"{n}.png"), width=100, height=100, patient_id=f"W{n}",
+                    annotations=(Annotation(id=n, bbox=(10, 10, 20, 20), category=1 + n % 2),))
+        for n in range(8)
+    ]
+    for split, things in ((by_patient, "films"), (by_mass, "masses")):
+        with pytest.raises(TooFewToFold, match=f"as many {things} of one kind .* at most 4. Give"):
+            split(few, 5, seed=0)
+        assert split(few, 4, seed=0).count == 4
 
 
 # The experiment
