@@ -29,6 +29,7 @@ from ftmtl.evaluation import operating_points
 from ftmtl.evaluation.inputs import (
     UNKNOWN_CLASS,
     InvalidPredictions,
+    Truth,
     load_json,
     parse_predictions,
     parse_truth,
@@ -86,8 +87,12 @@ def measure(
 
     Raises NotCalibratable, and InvalidPredictions, which says whose by `name`.
     """
-    probabilities, truth = _judged(records, results, name)
+    told = parse_truth(to_coco(records))
+    probabilities, truth = _judged(told, results, name)
     masses = truth > 0
+    searched = told.searched_image
+    if not searched.any():
+        raise NotCalibratable(f"{told.unsearchable}: calibrate on images whose masses are marked")
     if not masses.any():
         raise NotCalibratable("no held-out mass was found: calibrate on images with masses")
     if masses.all():
@@ -110,8 +115,8 @@ def measure(
         "operating_points": operating_points(
             to_coco(records), [_calibrated(result, fitted) for result in results]
         ),
-        "calibrated_on": f"{len(records)} held-out images of "
-                         f"{len({r.patient_id for r in records})} patients",
+        "calibrated_on": f"{searched.sum()} held-out images of "
+                         f"{len(np.unique(told.patient[searched]))} patients",
     }
 
 
@@ -135,14 +140,13 @@ def fit_odds(scores: NDArray[np.float64], masses: NDArray[np.bool_]) -> tuple[fl
 
 
 def _judged(
-    records: Sequence[ImageRecord], results: Sequence[dict[str, Any]], name: str = "predictions"
+    truth: Truth, results: Sequence[dict[str, Any]], name: str = "predictions"
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Probabilities [N, 3] and true class [N] of the candidates; 0 where there is no mass.
 
     Settled as for a FROC curve: a second candidate on a mass is background, one on a mass of
     unknown class or in an ignore region says nothing.
     """
-    truth = parse_truth(to_coco(records))
     predictions = parse_predictions(results, truth, name)
     found = match(truth, predictions, CRITERIA["iou>0.2"])
     hit = found >= 0

@@ -141,10 +141,12 @@ def test_the_report_is_whole(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("coco", "results"),
-    [(truth([image(1)], []), []), (truth([image(1)], []), [prediction(1, BOX, 0.5)]), (TRUTH, [])],
+    [(truth([image(1)], []), []), (truth([image(1)], []), [prediction(1, BOX, 0.5)]), (TRUTH, []),
+     (truth([image(1)], [mass(1, [0.0, 0.0, 1000.0, 1000.0], role="ignore")]),
+      [prediction(1, BOX, 0.5)])],
 )
 def test_a_report_on_little(tmp_path, coco, results) -> None:
-    """No masses, no predictions, one patient: a report all the same."""
+    """No masses, no predictions, one patient, no place known: a report all the same."""
     write_report(tmp_path, coco, results, bootstraps=20)
     assert "NaN" not in (tmp_path / "metrics.json").read_text()
 

@@ -77,6 +77,26 @@ class Truth:
         """[I], true where the image holds at least one mass."""
         return np.bincount(self.mass_image, minlength=self.images) > 0
 
+    @property
+    def searched_image(self) -> BoolArray:
+        """[I], false where one ignore region covers the whole image: nothing is false there.
+
+        Such an image is not among those that false positives are counted on and divided by.
+        """
+        size = np.asarray(self.image_size, dtype=np.float64)[self.ignore_image]  # height, width
+        low, high = self.ignore_box[:, :2], self.ignore_box[:, :2] + self.ignore_box[:, 2:]
+        whole = (low <= 0).all(axis=1) & (high >= size[:, ::-1]).all(axis=1) & size.all(axis=1)
+        searched = np.ones(self.images, dtype=bool)
+        searched[self.ignore_image[whole]] = False
+        return searched
+
+    @property
+    def unsearchable(self) -> str:
+        """Why there is no mass to be found, where there is none."""
+        if not self.searched_image.any():
+            return "every image lies wholly in a region to ignore"
+        return "no mass to be found"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
