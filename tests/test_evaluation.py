@@ -224,6 +224,33 @@ def test_a_breast_of_known_class_is_ranked_without_a_mass() -> None:
     assert (result["masses"], result["ignore_regions"]) == (0, 4)
 
 
+def test_what_is_malignant_without_a_malignant_mass_is_on_neither_side() -> None:
+    """A suspicious calcification is no mass, and its film no example of one that is not malignant.
+
+    A has a malignant mass and a calcification in her other breast; B a calcification, C a benign
+    mass beside one; D and E are not said to be malignant, of F a mass of unknown class is known.
+    """
+    box = [0.0, 0.0, 100.0, 100.0]
+    said = {"malignant": True}
+    images = [
+        {**image(1, "A"), **said}, {**image(2, "A", "R"), **said}, {**image(3, "B"), **said},
+        {**image(4, "C"), **said}, {**image(5, "D"), "malignant": False}, image(6, "E"),
+        image(7, "F"),
+    ]
+    masses = [mass(1, box, True), mass(4, box), mass(7, box, class_known=False)]
+    predictions = [prediction(n, box, 0.9, 0.9 if n in (2, 3, 4) else 0.5) for n in range(1, 6)]
+    result = judge(images, masses, predictions)
+    classes = result["classification"]
+    otherwise = "said to be malignant, but no mass of theirs is"
+    unknown = "they hold a mass of unknown class, and none known to be malignant"
+    for unit, count in {"image": 3, "breast": 3, "patient": 2}.items():
+        assert classes["n"][f"auc_{unit}"] == {"malignant": 1, "other": 2}
+        assert classes["left_out"][f"auc_{unit}"] == {otherwise: count, unknown: 1}
+        assert f"AUC by {unit}: {count} are left out: {otherwise}" in result["notes"]
+    # 0.5 against 0.5 and nothing; by patient A's other breast raises her.
+    assert (classes["auc_image"], classes["auc_patient"]) == (0.75, 1)
+
+
 @pytest.mark.parametrize(("score", "auc"), [(0.1, 1), (0.8, 0)])
 def test_a_mass_speaks_for_its_image_as_loudly_as_it_is_evident(score: float, auc: float) -> None:
     """Eight of malignancy 0.99 beside an evident benign mass."""

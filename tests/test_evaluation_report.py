@@ -102,6 +102,7 @@ def broken(path: list, value: object) -> dict:
         (broken(["images", 1, "patient_id"], ["P2"]), "image 'b': patient_id ['P2'] is no name"),
         (broken(["annotations", 1, "image_id"], ["b"]), "annotation 2: belongs to unknown image"),
         (broken(["annotations", 1, "id"], 1), "annotation 1: occurs twice"),
+        (broken(["images", 1, "malignant"], 1), "image 'b': malignant 1 is neither true nor false"),
         (broken(["annotations", 1, "class_known"], "false"), "annotation 2: class_known 'false'"),
     ],
 )

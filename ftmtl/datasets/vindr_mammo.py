@@ -23,6 +23,7 @@ from .published import (
     number,
     once,
     read_table,
+    said_malignant,
     side,
     usable,
 )
@@ -77,10 +78,11 @@ def _image(
                                      **birads_class(row["finding birads"], here)))
         elif kinds != ["No Finding"]:
             skipped.add(f"{', '.join(kinds)}, no mass", f"{name}, finding {n}")
+    of_breast = birads_class(first["breast birads"], where)
     return ImageRecord(
         image_id=name, path=file, width=width, height=height, patient_id=first["study id"],
         laterality=side(first["laterality"], where), view=first["view position"],
-        assessment=birads_class(first["breast birads"], where)["assessment"],
+        assessment=of_breast["assessment"], malignant=said_malignant(of_breast),
         annotations=tuple(masses),
     )
 

@@ -171,7 +171,9 @@ def _classification(judged: Judged, weights: FloatArray) -> dict[str, Any]:
             sheet.put(key, area, ranking.auc_of)
     for key, reason in judged.unranked.items():
         sheet.leave_out(key, reason)
-    return {**sheet.figures, "ci95": sheet.ci95, "n": counts, "reasons": sheet.reasons}
+    left_out = {key: dict(ranking.left_out) for key, ranking in judged.rankings.items()}
+    return {**sheet.figures, "ci95": sheet.ci95, "n": counts, "left_out": left_out,
+            "reasons": sheet.reasons}
 
 
 def _segmentation(judged: Judged, weights: FloatArray) -> dict[str, Any]:
@@ -253,6 +255,15 @@ def _calibration(judged: Judged, weights: FloatArray) -> dict[str, Any]:
     return parts
 
 
+def unranked(classification: Mapping[str, Any]) -> list[str]:
+    """How many units each AUC leaves out, and why, for people."""
+    return [
+        f"AUC by {key.removeprefix('auc_')}: {count} are left out: {reason}"
+        for key, left_out in classification["left_out"].items()
+        for reason, count in left_out.items()
+    ]
+
+
 def _notes(judged: Judged) -> list[str]:
     """What a reader of the figures should know about this data and these predictions."""
     truth, notes = judged.truth, []
@@ -288,6 +299,7 @@ def summarise(judged: Judged, weights: FloatArray) -> dict[str, Any]:
         detection[name] = _detection(truth, analysis, weights)
         lesion = _detection(truth, judged.lesion_frocs[name], weights)
         detection[name]["fpi_over_lesion_images"] = lesion
+    classification = _classification(judged, weights)
     return {
         "images": truth.images,
         "searched_images": int(truth.searched_image.sum()),
@@ -301,11 +313,11 @@ def summarise(judged: Judged, weights: FloatArray) -> dict[str, Any]:
         "predictions": len(judged.predictions.score),
         "detection": detection,
         "detected": _detected(judged, weights),
-        "classification": _classification(judged, weights),
+        "classification": classification,
         "segmentation": _segmentation(judged, weights),
         "localisation": _localisation(judged, weights),
         "calibration": _calibration(judged, weights),
-        "notes": _notes(judged),
+        "notes": [*_notes(judged), *unranked(classification)],
     }
 
 

@@ -3,7 +3,8 @@
 Truth is a COCO data set (categories 1 benign, 2 malignant), predictions are COCO results. Boxes are
 `[x, y, width, height]` in pixels. An annotation's `role` says what it is: "mass" (the default) is
 truth, "ignore" is a region that nobody has decided about, "hard_negative" is no truth at all.
-An image's `fold` is the part of a cross-validation that it was predicted in.
+An image's `fold` is the part of a cross-validation that it was predicted in; its `malignant` is
+what its owner says of the image or breast as a whole, lesions included that are no masses.
 Every overlap is a ratio of areas, so films that were stretched need no correction here.
 """
 
@@ -52,6 +53,7 @@ class Truth:
     patients: int  # P
     images_without_patient: int
     breast: IntArray  # [I] index of the image's breast
+    said_malignant: BoolArray  # [I] the owner says so of the image or breast as a whole
     fold: IntArray | None  # [I] the fold that each image was held out in, where all have one
     mass_id: list[Any]
     mass_image: IntArray  # [M]
@@ -190,6 +192,7 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
     patient: list[int] = []
     breast: list[int] = []
     folds: list[int | None] = []
+    said_malignant: list[bool] = []
     nameless = 0
     for image in coco["images"]:
         image_id = image.get("id")
@@ -212,6 +215,10 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         patient.append(patients.setdefault(who, len(patients)))
         side = image.get("laterality")
         breast.append(breasts.setdefault((who, side), len(breasts)) if side else -1)
+        said = image.get("malignant")
+        if said is not None and not isinstance(said, bool):
+            raise refuse(f"image {image_id!r}", f"malignant {said!r} is neither true nor false")
+        said_malignant.append(said is True)
         fold = image.get("fold")
         if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool) or fold < 0):
             raise refuse(f"image {image_id!r}", f"fold {fold!r} is not a number from 0")
@@ -269,6 +276,7 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         patients=len(patients),
         images_without_patient=nameless,
         breast=_indices(breast),
+        said_malignant=np.asarray(said_malignant, dtype=np.bool_),
         fold=None if unfolded else _indices([fold for fold in folds if fold is not None]),
         mass_id=mass["id"],
         mass_image=_indices(mass["image"]),
