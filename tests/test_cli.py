@@ -57,7 +57,7 @@ def test_a_folder_is_read_past_a_bad_file(
 
 
 def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
-    untrained: Path, tmp_path: Path
+    untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:
     random = np.random.default_rng(0)
     images, annotations = [], []
@@ -105,6 +105,23 @@ def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
     predictor = Predictor.load(calibrated, device="cpu")
     assert predictor.calibration != Calibration()
     assert predictor.default_threshold == predictor.metadata["operating_points"]["1"]
+
+    # A film of another size than the data set says is not read: its masses would lie elsewhere.
+    Image.fromarray(np.full((150, 100), 90, np.uint8)).save(tmp_path / "5.png")
+    with_more = tmp_path / "more.json"
+    more = {"width": 200, "height": 300}
+    with_more.write_text(json.dumps({
+        "images": [*images, {"id": 5, "file_name": "5.png", **more},
+                   {"id": 6, "file_name": "6.png", **more}],
+        "annotations": annotations, "categories": categories,
+    }))
+    capsys.readouterr()
+    assert main(["predict", "--coco", str(tmp_path / "again.json"), "--data", str(with_more),
+                 "--weights", str(untrained), "--device", "cpu"]) == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == results
+    first_line, second_line = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert "5.png: it has 100×150 pixels, the data set says 200×300" in first_line
+    assert "6.png: there is no such file" in second_line
 
     # Told what they would have said themselves, weights come out the same; the films, which they
     # cannot have read, are black.

@@ -14,6 +14,7 @@ from published_sets import (
     CBIS_SIZE,
     IN_HEIGHT,
     IN_WIDTH,
+    breast,
     cbis_case,
     cbis_mask,
     cbis_table,
@@ -569,6 +570,28 @@ def test_vindr_mammo_refuses_an_image_of_which_its_rows_disagree(
     other, refused = skipped.lines()
     assert other == "1 × image that is not in the table (first: z.dicom)"
     assert refused.endswith(f"image a: its rows disagree on its {named}")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda file: file.write_bytes(b""), "it is empty"),
+        (lambda file: write_dicom(file, breast(200, 130)),
+         "it has 130×200 pixels, the data set says 260×400"),
+        (lambda file: write_dicom(file, breast(400, 260), ImageLaterality="R"), "side L, "),
+    ],
+)
+def test_vindr_mammo_refuses_an_image_whose_file_is_another(
+    tmp_path: Path, change: Callable[[Path], object], named: str
+) -> None:
+    """Its boxes would lie elsewhere, or on the other breast."""
+    vindr(tmp_path, [vindr_row(name, "['No Finding']") for name in "ab"])
+    file = tmp_path / "images" / "study1" / "a.dicom"
+    change(file)
+    records, skipped = read_vindr_mammo(tmp_path)
+    assert [r.image_id for r in records] == ["b"]
+    [line] = skipped.lines()
+    assert str(file) in line and named in line
 
 
 # CMMD
