@@ -11,6 +11,7 @@ that training never saw.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,10 +37,11 @@ from ftmtl.evaluation.inputs import (
 )
 from ftmtl.evaluation.matching import CRITERIA, IGNORED, match
 from ftmtl.predict import Predictor
-from ftmtl.predict_files import predict_records
+from ftmtl.predict_files import Report, predict_records
 from ftmtl.probabilities import Calibration
 from ftmtl.weights_file import load_weights, save_weights
 
+log = logging.getLogger(__name__)
 WIDEST = 2.0  # of the logarithm of a temperature, to either side
 
 
@@ -61,7 +63,8 @@ def calibrate(
     Weights that learned from all there was have no held-out records. What the same recipe said of
     records while they were held out stands in: `predictions`, COCO results of uncalibrated weights.
 
-    Returns what was added. Raises NotCalibratable, InvalidPredictions, UnusableWeights.
+    A film that cannot be read is left out, and logged: nothing was said of it that could be
+    measured. Returns what was added. Raises NotCalibratable, InvalidPredictions, UnusableWeights.
     """
     read = load_weights(weights)
     network = read.network()
@@ -71,13 +74,26 @@ def calibrate(
     else:
         plain = replace(read, metadata=raw)
         predictor = Predictor(network, plain, version="uncalibrated", device=pick_device(device))
-        results, _ = predict_records(predictor, records, on_file=on_file)
+        results, report = predict_records(predictor, records, on_file=on_file)
+        records = _without(records, report)
         name = "its predictions"
     added = measure(records, results, name)
     if predictions is not None:
         added["calibrated_on"] += ", predicted by weights of the same recipe that never saw them"
     save_weights(out, network, preset=read.preset, metadata={**raw, **added})
     return added
+
+
+def _without(records: Sequence[ImageRecord], report: Report) -> list[ImageRecord]:
+    """The records that were read. Raises NotCalibratable where none was."""
+    for line in report.refused:
+        log.warning("left out: %s", line)
+    refused = set(report.refused_ids)
+    read = [record for record in records if record.image_id not in refused]
+    if not read:
+        reason = report.refused[0] if report.refused else "the data set is empty"
+        raise NotCalibratable(f"no image can be calibrated on: {reason}")
+    return read
 
 
 def measure(

@@ -32,6 +32,7 @@ class Report:
 
     read: int = 0
     refused: list[str] = field(default_factory=list)
+    refused_ids: list[int | str] = field(default_factory=list)  # of them, in a data set
 
 
 def files_below(paths: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
@@ -136,6 +137,7 @@ def predict_records(
         on_file(report.read + len(report.refused), len(records), record.path)
         if isinstance(film, UnreadableMammogram):
             report.refused.append(str(film))
+            report.refused_ids.append(record.image_id)
             continue
         mammogram, canvas = film
         findings = predictor.findings(predictor.read_canvas(canvas),

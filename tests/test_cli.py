@@ -58,6 +58,7 @@ def test_a_folder_is_read_past_a_bad_file(
 
 def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
     untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     random = np.random.default_rng(0)
     images, annotations = [], []
@@ -122,6 +123,15 @@ def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
     first_line, second_line = capsys.readouterr().err.strip().splitlines()[-2:]
     assert "5.png: it has 100×150 pixels, the data set says 200×300" in first_line
     assert "6.png: there is no such file" in second_line
+
+    # Neither is it calibrated on, nor counted among the images that false positives are divided by.
+    assert main(["calibrate", "--weights", str(untrained), "--data", str(with_more),
+                 "--out", str(tmp_path / "more.safetensors"), "--device", "cpu"]) == 0
+    assert Predictor.load(tmp_path / "more.safetensors", device="cpu").metadata == \
+        predictor.metadata
+    first_line, second_line = caplog.messages[-2:]
+    assert first_line.startswith("left out: ") and "5.png: it has" in first_line
+    assert second_line.startswith("left out: ") and "6.png: there is no such file" in second_line
 
     # Told what they would have said themselves, weights come out the same; the films, which they
     # cannot have read, are black.
