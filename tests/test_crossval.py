@@ -286,7 +286,9 @@ def test_folds_of_nameless_women_are_not_said_to_be_tight(
     assert "1 image names no patient: each is taken for a woman of her own, and folds" in page
 
 
-def test_a_second_run_does_nothing_again(outcome: Outcome, films: list[ImageRecord]) -> None:
+def test_a_second_run_does_nothing_again(
+    outcome: Outcome, films: list[ImageRecord], tmp_path: Path
+) -> None:
     """Done folds stay as they are, a model can join later; another recipe is refused."""
     out = outcome.experiment.out
     files = sorted(out.glob("*/fold-*/weights.safetensors"))
@@ -298,6 +300,13 @@ def test_a_second_run_does_nothing_again(outcome: Outcome, films: list[ImageReco
         with pytest.raises(OtherExperiment, match="give another --out"):
             plan(films, out, **other)
     plan(films, out, models=(*MODELS, "no-transfer"))
+    # Films that were moved are the same; other ones under the same names are not.
+    moved = [replace(r, path=Path(shutil.copy(r.path, tmp_path))) for r in films]
+    plan(moved, out)
+    for one, other in ((0, 2), (2, 0)):
+        shutil.copy(films[one].path, moved[other].path)
+    with pytest.raises(OtherExperiment, match="other images"):
+        plan(moved, out)
     halves = out / ".plan.json.00000000.part", out / "canvases" / ".x.npz.00000000.part"
     for half in halves:
         half.write_text("of a killed run")
