@@ -11,6 +11,7 @@ that training never saw.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,16 +30,18 @@ from ftmtl.evaluation import operating_points
 from ftmtl.evaluation.inputs import (
     UNKNOWN_CLASS,
     InvalidPredictions,
+    Truth,
     load_json,
     parse_predictions,
     parse_truth,
 )
 from ftmtl.evaluation.matching import CRITERIA, IGNORED, match
 from ftmtl.predict import Predictor
-from ftmtl.predict_files import predict_records
+from ftmtl.predict_files import Report, predict_records
 from ftmtl.probabilities import Calibration
 from ftmtl.weights_file import load_weights, save_weights
 
+log = logging.getLogger(__name__)
 WIDEST = 2.0  # of the logarithm of a temperature, to either side
 
 
@@ -60,7 +63,8 @@ def calibrate(
     Weights that learned from all there was have no held-out records. What the same recipe said of
     records while they were held out stands in: `predictions`, COCO results of uncalibrated weights.
 
-    Returns what was added. Raises NotCalibratable, InvalidPredictions, UnusableWeights.
+    A film that cannot be read is left out, and logged: nothing was said of it that could be
+    measured. Returns what was added. Raises NotCalibratable, InvalidPredictions, UnusableWeights.
     """
     read = load_weights(weights)
     network = read.network()
@@ -70,13 +74,26 @@ def calibrate(
     else:
         plain = replace(read, metadata=raw)
         predictor = Predictor(network, plain, version="uncalibrated", device=pick_device(device))
-        results, _ = predict_records(predictor, records, on_file=on_file)
+        results, report = predict_records(predictor, records, on_file=on_file)
+        records = _without(records, report)
         name = "its predictions"
     added = measure(records, results, name)
     if predictions is not None:
         added["calibrated_on"] += ", predicted by weights of the same recipe that never saw them"
     save_weights(out, network, preset=read.preset, metadata={**raw, **added})
     return added
+
+
+def _without(records: Sequence[ImageRecord], report: Report) -> list[ImageRecord]:
+    """The records that were read. Raises NotCalibratable where none was."""
+    for line in report.refused:
+        log.warning("left out: %s", line)
+    refused = set(report.refused_ids)
+    read = [record for record in records if record.image_id not in refused]
+    if not read:
+        reason = report.refused[0] if report.refused else "the data set is empty"
+        raise NotCalibratable(f"no image can be calibrated on: {reason}")
+    return read
 
 
 def measure(
@@ -86,8 +103,12 @@ def measure(
 
     Raises NotCalibratable, and InvalidPredictions, which says whose by `name`.
     """
-    probabilities, truth = _judged(records, results, name)
+    told = parse_truth(to_coco(records))
+    probabilities, truth = _judged(told, results, name)
     masses = truth > 0
+    searched = told.searched_image
+    if not searched.any():
+        raise NotCalibratable(f"{told.unsearchable}: calibrate on images whose masses are marked")
     if not masses.any():
         raise NotCalibratable("no held-out mass was found: calibrate on images with masses")
     if masses.all():
@@ -110,8 +131,8 @@ def measure(
         "operating_points": operating_points(
             to_coco(records), [_calibrated(result, fitted) for result in results]
         ),
-        "calibrated_on": f"{len(records)} held-out images of "
-                         f"{len({r.patient_id for r in records})} patients",
+        "calibrated_on": f"{searched.sum()} held-out images of "
+                         f"{len(np.unique(told.patient[searched]))} patients",
     }
 
 
@@ -135,14 +156,13 @@ def fit_odds(scores: NDArray[np.float64], masses: NDArray[np.bool_]) -> tuple[fl
 
 
 def _judged(
-    records: Sequence[ImageRecord], results: Sequence[dict[str, Any]], name: str = "predictions"
+    truth: Truth, results: Sequence[dict[str, Any]], name: str = "predictions"
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Probabilities [N, 3] and true class [N] of the candidates; 0 where there is no mass.
 
     Settled as for a FROC curve: a second candidate on a mass is background, one on a mass of
     unknown class or in an ignore region says nothing.
     """
-    truth = parse_truth(to_coco(records))
     predictions = parse_predictions(results, truth, name)
     found = match(truth, predictions, CRITERIA["iou>0.2"])
     hit = found >= 0

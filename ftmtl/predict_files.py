@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from ftmtl.atomic import atomic_write, write_json
 from ftmtl.canvas import Canvas
+from ftmtl.datasets.film import read_film
 from ftmtl.datasets.records import CATEGORY_OF, ImageRecord
 from ftmtl.findings import Findings
 from ftmtl.mammogram import Mammogram, UnreadableMammogram, read_mammogram
@@ -31,6 +32,7 @@ class Report:
 
     read: int = 0
     refused: list[str] = field(default_factory=list)
+    refused_ids: list[int | str] = field(default_factory=list)  # of them, in a data set
 
 
 def common_folder(paths: Iterable[Path]) -> Path:
@@ -77,7 +79,7 @@ def predict_files(
     known: dict[str, Path] = {}
 
     def opened(file: Path) -> Opened:
-        return _opened(predictor, file, root=root)
+        return _opened(predictor, lambda: read_mammogram(file, root=root))
 
     for number, film in enumerate(ahead(opened, files)):
         on_file(number, len(files), files[number])
@@ -105,12 +107,10 @@ def predict_files(
     return report
 
 
-def _opened(
-    predictor: Predictor, file: Path, *, root: Path | None = None, aspect: float = 1.0
-) -> Opened:
+def _opened(predictor: Predictor, read: Callable[[], Mammogram]) -> Opened:
     """A film read and its canvas made, which needs no network; or why it cannot be read."""
     try:
-        mammogram = with_aspect(read_mammogram(file, root=root), aspect)
+        mammogram = read()
     except UnreadableMammogram as error:
         return error
     return mammogram, predictor.canvas(mammogram)
@@ -146,12 +146,13 @@ def predict_records(
     results: list[dict[str, Any]] = []
 
     def opened(record: ImageRecord) -> Opened:
-        return _opened(predictor, record.path, aspect=record.pixel_aspect)
+        return _opened(predictor, lambda: read_film(record))
 
     for record, film in zip(records, ahead(opened, records), strict=True):
         on_file(report.read + len(report.refused), len(records), record.path)
         if isinstance(film, UnreadableMammogram):
             report.refused.append(str(film))
+            report.refused_ids.append(record.image_id)
             continue
         mammogram, canvas = film
         findings = predictor.findings(predictor.read_canvas(canvas),
@@ -159,13 +160,6 @@ def predict_records(
         results += coco_results(findings, record.image_id)
         report.read += 1
     return results, report
-
-
-def with_aspect(mammogram: Mammogram, aspect: float) -> Mammogram:
-    """The mammogram with the stretch that its data set knows and its file does not."""
-    if aspect == 1.0:
-        return mammogram
-    return replace(mammogram, pixel_aspect=aspect)
 
 
 def coco_results(findings: Findings, image_id: int | str) -> list[dict[str, Any]]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from ftmtl.calibration import NotCalibratable, _judged, fit_odds, fit_temperature, measure
+from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import Annotation, ImageRecord
+from ftmtl.evaluation.inputs import parse_truth
 
 
 def test_the_temperature_undoes_overconfidence() -> None:
@@ -41,11 +47,41 @@ def test_candidates_are_judged_by_the_mass_they_lie_on(tmp_path) -> None:  # typ
         {"image_id": 7, "bbox": box, "category_id": 2, "score": 1 - score[0], "scores": score}
         for box, score in zip(boxes, scores, strict=True)
     ]
-    probabilities, truth = _judged([record], results)
+    probabilities, truth = _judged(parse_truth(to_coco([record])), results)
     # A hit, a false positive, and two more boxes on the first mass. The third lies on a mass of
     # unknown class.
     assert truth.tolist() == [2, 0, 0, 0]
     assert probabilities.tolist() == [scores[0], scores[1], *scores[3:]]
+
+
+def marked(count: int) -> tuple[list[ImageRecord], list[dict[str, Any]]]:
+    """Images with a mass each, benign and malignant in turns; it is found, and something beside."""
+    random, records, results = np.random.default_rng(1), [], []
+    for n in range(count):
+        mass = Annotation(id=n, bbox=(10, 10, 20, 20), category=1 + n % 2)
+        records.append(ImageRecord(image_id=n, path=Path("x"), width=100, height=100,
+                                   patient_id=str(n), annotations=(mass,)))
+        for box, score in (((10, 10, 20, 20), random.uniform(0.3, 0.95)),
+                           ((60, 60, 20, 20), random.uniform(0.05, 0.6))):
+            malignancy = np.clip(random.normal(0.35 + 0.3 * (n % 2), 0.2), 0.01, 0.99)
+            said = [1 - score, score * (1 - malignancy), score * malignancy]
+            results.append({"image_id": n, "bbox": list(box), "category_id": 2,
+                            "score": 1 - said[0], "scores": said})
+    return records, results
+
+
+def test_breasts_whose_masses_have_no_place_calibrate_nothing() -> None:
+    """As in CMMD: beside others they change nothing, alone they are refused with the reason."""
+    records, results = marked(40)
+    breasts = [
+        replace(r, image_id=f"C{n}", patient_id=f"C{n}", annotations=(
+            replace(r.annotations[0], id=f"C{n}", bbox=(0, 0, 100, 100), role="ignore"),))
+        for n, r in enumerate(records)
+    ]
+    there = [{**r, "image_id": f"C{r['image_id']}"} for r in results]
+    assert measure([*records, *breasts], [*results, *there]) == measure(records, results)
+    with pytest.raises(NotCalibratable, match="every image lies wholly in a region to ignore"):
+        measure(breasts, there)
 
 
 @pytest.mark.parametrize(("scores", "reason"), [

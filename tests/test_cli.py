@@ -101,7 +101,8 @@ def test_the_root_of_what_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
-    untrained: Path, tmp_path: Path
+    untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     random = np.random.default_rng(0)
     images, annotations = [], []
@@ -149,6 +150,32 @@ def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
     predictor = Predictor.load(calibrated, device="cpu")
     assert predictor.calibration != Calibration()
     assert predictor.default_threshold == predictor.metadata["operating_points"]["1"]
+
+    # A film of another size than the data set says is not read: its masses would lie elsewhere.
+    Image.fromarray(np.full((150, 100), 90, np.uint8)).save(tmp_path / "5.png")
+    with_more = tmp_path / "more.json"
+    more = {"width": 200, "height": 300}
+    with_more.write_text(json.dumps({
+        "images": [*images, {"id": 5, "file_name": "5.png", **more},
+                   {"id": 6, "file_name": "6.png", **more}],
+        "annotations": annotations, "categories": categories,
+    }))
+    capsys.readouterr()
+    assert main(["predict", "--coco", str(tmp_path / "again.json"), "--data", str(with_more),
+                 "--weights", str(untrained), "--device", "cpu"]) == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == results
+    first_line, second_line = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert "5.png: it has 100×150 pixels, the data set says 200×300" in first_line
+    assert "6.png: there is no such file" in second_line
+
+    # Neither is it calibrated on, nor counted among the images that false positives are divided by.
+    assert main(["calibrate", "--weights", str(untrained), "--data", str(with_more),
+                 "--out", str(tmp_path / "more.safetensors"), "--device", "cpu"]) == 0
+    assert Predictor.load(tmp_path / "more.safetensors", device="cpu").metadata == \
+        predictor.metadata
+    first_line, second_line = caplog.messages[-2:]
+    assert first_line.startswith("left out: ") and "5.png: it has" in first_line
+    assert second_line.startswith("left out: ") and "6.png: there is no such file" in second_line
 
     # Told what they would have said themselves, weights come out the same; the films, which they
     # cannot have read, are black.

@@ -95,15 +95,16 @@ boxes = st.tuples(st.integers(0, 20), st.integers(0, 20), st.floats(0.5, 10), st
         max_size=5,
     ),
     st.sampled_from([None, "L", "R"]), st.floats(0.2, 5), st.text(min_size=1),
+    st.sampled_from([None, True, False]),
 )
 def test_what_is_written_is_read_again(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any], side: str | None, aspect: float,
-    patient: str,
+    patient: str, malignant: bool | None,
 ) -> None:
     runs = {"size": [60, 40], "counts": [0, 2400]}
     record = ImageRecord(
         image_id="é/1", path=Path("sub/é 1.png"), width=40, height=60, patient_id=patient,
-        laterality=side, pixel_aspect=aspect,
+        laterality=side, pixel_aspect=aspect, malignant=malignant,
         annotations=tuple(
             Annotation(id=i, bbox=box, category=category, class_known=known, mask_source=source,
                        segmentation=runs if source == "annotated" else None, role=role)
@@ -157,6 +158,7 @@ def without(part: str, key: str) -> Callable[[dict[str, Any]], None]:
         (image(height=1.5), "image 7: height 1.5"),
         (image(pixel_aspect=0), "image 7: pixel_aspect 0"),
         (image(pixel_aspect="square"), "image 7: pixel_aspect 'square'"),
+        (image(malignant="no"), "image 7: malignant 'no' is neither true nor false"),
         (image(pixel_aspect=float("nan")), "image 7: pixel_aspect nan"),
         (without("images", "file_name"), "image 7 has no 'file_name'"),
         (without("images", "width"), "image 7 has no 'width'"),

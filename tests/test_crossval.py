@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -27,7 +28,7 @@ from ftmtl.cli import main
 from ftmtl.config import preset_of
 from ftmtl.crossval.cases import part_words, pick
 from ftmtl.crossval.folds import Folds, TooFewToFold, by_mass, by_patient
-from ftmtl.crossval.outcome import Outcome, assess, over_the_folds
+from ftmtl.crossval.outcome import Outcome, _content, assess, over_the_folds
 from ftmtl.crossval.report import write_experiment_report
 from ftmtl.crossval.run import (
     PREDICTIONS,
@@ -121,6 +122,28 @@ def test_the_papers_folds_leak_and_say_so() -> None:
     assert [i["fold"] for i in truth["images"]] == list(split.fold)
 
 
+@pytest.mark.parametrize("split", [by_patient, by_mass])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_mass_of_unknown_class_is_of_a_kind_of_its_own(split: Any, seed: int) -> None:
+    """Five malignant masses, five that may be, ten benign: of each kind every fold tests its share.
+
+    On a woman's film with both, what is known to be malignant decides.
+    """
+    kinds = [*[(2, True)] * 5, *[(2, False)] * 5, *[(1, True)] * 10]
+    records = [
+        ImageRecord(image_id=n, path=Path(f"{n}.png"), width=100, height=100, patient_id=f"W{n}",
+                    annotations=(Annotation(id=n, bbox=(10, 10, 20, 20), category=category,
+                                            class_known=known),))
+        for n, (category, known) in enumerate(kinds)
+    ]
+    folds = split(records, 5, seed)
+    assert [_content(folds, fold)["malignant"] for fold in range(5)] == [1] * 5
+    for fold in range(5):
+        assert sum(not m.class_known for r in folds.test(fold) for m in r.masses) == 1
+    both = replace(records[0], annotations=(*records[0].annotations, *records[5].annotations))
+    assert by_patient([both, *records[1:]], 5, seed).fold == by_patient(records, 5, seed).fold
+
+
 def test_too_few_to_fold_is_told() -> None:
     with pytest.raises(TooFewToFold, match="there are 3"):
         by_patient(women(3), 5, seed=0)
@@ -128,6 +151,16 @@ def test_too_few_to_fold_is_told() -> None:
         by_patient(women(3), 1, seed=0)
     with pytest.raises(TooFewToFold, match="masses"):
         by_mass([replace(r, annotations=()) for r in women(9)], 2, seed=0)
+    # Enough of both kinds together, and of neither alone.
+    few = [
+        ImageRecord(image_id=n, path=Path(f"{n}.png"), width=100, height=100, patient_id=f"W{n}",
+                    annotations=(Annotation(id=n, bbox=(10, 10, 20, 20), category=1 + n % 2),))
+        for n in range(8)
+    ]
+    for split, things in ((by_patient, "films"), (by_mass, "masses")):
+        with pytest.raises(TooFewToFold, match=f"as many {things} of one kind .* at most 4. Give"):
+            split(few, 5, seed=0)
+        assert split(few, 4, seed=0).count == 4
 
 
 # The experiment
@@ -253,7 +286,9 @@ def test_folds_of_nameless_women_are_not_said_to_be_tight(
     assert "1 image names no patient: each is taken for a woman of her own, and folds" in page
 
 
-def test_a_second_run_does_nothing_again(outcome: Outcome, films: list[ImageRecord]) -> None:
+def test_a_second_run_does_nothing_again(
+    outcome: Outcome, films: list[ImageRecord], tmp_path: Path
+) -> None:
     """Done folds stay as they are, a model can join later; another recipe is refused."""
     out = outcome.experiment.out
     files = sorted(out.glob("*/fold-*/weights.safetensors"))
@@ -265,6 +300,13 @@ def test_a_second_run_does_nothing_again(outcome: Outcome, films: list[ImageReco
         with pytest.raises(OtherExperiment, match="give another --out"):
             plan(films, out, **other)
     plan(films, out, models=(*MODELS, "no-transfer"))
+    # Films that were moved are the same; other ones under the same names are not.
+    moved = [replace(r, path=Path(shutil.copy(r.path, tmp_path))) for r in films]
+    plan(moved, out)
+    for one, other in ((0, 2), (2, 0)):
+        shutil.copy(films[one].path, moved[other].path)
+    with pytest.raises(OtherExperiment, match="other images"):
+        plan(moved, out)
     halves = out / ".plan.json.00000000.part", out / "canvases" / ".x.npz.00000000.part"
     for half in halves:
         half.write_text("of a killed run")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from evaluation_cases import image, mass, prediction, truth
+from evaluation_cases import image, mass, prediction, random_set, truth
 
 from ftmtl.evaluation import evaluate, operating_points
+from ftmtl.evaluation.evaluate import judge as settle
+from ftmtl.evaluation.inputs import parse_predictions, parse_truth
 
 FAR = [800.0, 800.0, 50.0, 50.0]
 
@@ -87,6 +90,54 @@ def test_ignore_regions_and_hard_negatives() -> None:
     result = judge([image(0)], masses, predictions)
     assert (result["masses"], result["ignore_regions"]) == (1, 1)
     assert result["detection"]["iou>0.2"]["froc"] == [[0.7, 1.0, 1.0]]
+
+
+def test_a_box_in_a_large_region_to_ignore_is_ignored() -> None:
+    """More than half of the box counts, as for COCO's crowds; its IoU with the region is 0.02."""
+    region = mass(0, [0, 0, 500, 500], role="ignore")
+    for left, criterion in [(n, c) for n in (449, 450) for c in ("iou>0.2", "iou>0.5", "centre")]:
+        beside = prediction(0, [left, 100, 100, 50], 0.9)
+        hit = prediction(0, [800, 800, 100, 100], 0.8)
+        masses = [region, mass(0, [800, 800, 100, 100])]
+        result = judge([image(0)], masses, [beside, hit])
+        [[_, fpi, tpr]] = result["detection"][criterion]["froc"]
+        assert (fpi, tpr) == (float(left == 450), 1)
+        assert result["calibration"]["mass"]["n"] == 1 + (left == 450)
+
+
+def test_an_image_that_is_ignored_as_a_whole_does_not_thin_the_false_positives() -> None:
+    """A copy of CMMD beside mammograms with masses changes no figure of detection."""
+    coco, results = random_set(5, images=20)
+    breasts = [image(f"C{n}", f"C{n % 3}") for n in range(9)]
+    regions = [mass(b["id"], [0.0, 0.0, 1000.0, 1000.0], role="ignore") for b in breasts]
+    on_them = [prediction(b["id"], FAR, 0.95) for b in breasts]
+    numbered = [{"id": f"R{n}", **region} for n, region in enumerate(regions)]
+    both = {**coco, "images": [*coco["images"], *breasts],
+            "annotations": [*coco["annotations"], *numbered]}
+    alone = evaluate(coco, results, bootstraps=0)
+    result = evaluate(both, [*results, *on_them], bootstraps=0)
+    for part in ("detection", "detected", "localisation", "calibration"):
+        assert result[part] == alone[part]
+    assert operating_points(both, [*results, *on_them]) == operating_points(coco, results)
+    assert (result["images"], result["searched_images"]) == (29, 20)
+    assert any(note.startswith("9 of 29 images lie wholly") for note in result["notes"])
+    # The bootstrap divides by the same images: with everybody drawn once it is the figure itself.
+    told = parse_truth(both)
+    judged = settle(told, parse_predictions([*results, *on_them], told))
+    for fpi, tpr in alone["detection"]["iou>0.2"]["tpr_at_fpi"].items():
+        drawn = judged.frocs["iou>0.2"].tpr(float(fpi))(np.ones((1, told.patients)))
+        assert drawn[0] == pytest.approx(tpr)
+
+    result = judge(breasts, regions, on_them, bootstraps=20)
+    why = "every image lies wholly in a region to ignore"
+    for part in (result["detection"]["centre"], result["localisation"]):
+        assert set(part["reasons"].values()) == {why}
+    for figures in ("tpr_at_fpi", "threshold_at_fpi"):
+        assert set(result["detection"]["iou>0.2"][figures].values()) == {None}
+    assert result["detected"]["reasons"]["fraction"] == why
+    assert result["calibration"]["mass"]["ece"] is None
+    assert result["calibration"]["mass"]["reasons"]["ece"] == why
+    assert any(note.startswith("9 of 9 images") for note in result["notes"])
 
 
 def test_mass_auc_with_and_without_the_missed() -> None:
@@ -171,6 +222,33 @@ def test_a_breast_of_known_class_is_ranked_without_a_mass() -> None:
     assert classes["n"]["auc_patient"] == {"malignant": 2, "other": 1}
     assert classes["auc_image"] == classes["auc_patient"] == 0.5  # 0.9 and 0.3 against 0.5
     assert (result["masses"], result["ignore_regions"]) == (0, 4)
+
+
+def test_what_is_malignant_without_a_malignant_mass_is_on_neither_side() -> None:
+    """A suspicious calcification is no mass, and its film no example of one that is not malignant.
+
+    A has a malignant mass and a calcification in her other breast; B a calcification, C a benign
+    mass beside one; D and E are not said to be malignant, of F a mass of unknown class is known.
+    """
+    box = [0.0, 0.0, 100.0, 100.0]
+    said = {"malignant": True}
+    images = [
+        {**image(1, "A"), **said}, {**image(2, "A", "R"), **said}, {**image(3, "B"), **said},
+        {**image(4, "C"), **said}, {**image(5, "D"), "malignant": False}, image(6, "E"),
+        image(7, "F"),
+    ]
+    masses = [mass(1, box, True), mass(4, box), mass(7, box, class_known=False)]
+    predictions = [prediction(n, box, 0.9, 0.9 if n in (2, 3, 4) else 0.5) for n in range(1, 6)]
+    result = judge(images, masses, predictions)
+    classes = result["classification"]
+    otherwise = "said to be malignant, but no mass of theirs is"
+    unknown = "they hold a mass of unknown class, and none known to be malignant"
+    for unit, count in {"image": 3, "breast": 3, "patient": 2}.items():
+        assert classes["n"][f"auc_{unit}"] == {"malignant": 1, "other": 2}
+        assert classes["left_out"][f"auc_{unit}"] == {otherwise: count, unknown: 1}
+        assert f"AUC by {unit}: {count} are left out: {otherwise}" in result["notes"]
+    # 0.5 against 0.5 and nothing; by patient A's other breast raises her.
+    assert (classes["auc_image"], classes["auc_patient"]) == (0.75, 1)
 
 
 @pytest.mark.parametrize(("score", "auc"), [(0.1, 1), (0.8, 0)])

@@ -102,6 +102,7 @@ def broken(path: list, value: object) -> dict:
         (broken(["images", 1, "patient_id"], ["P2"]), "image 'b': patient_id ['P2'] is no name"),
         (broken(["annotations", 1, "image_id"], ["b"]), "annotation 2: belongs to unknown image"),
         (broken(["annotations", 1, "id"], 1), "annotation 1: occurs twice"),
+        (broken(["images", 1, "malignant"], 1), "image 'b': malignant 1 is neither true nor false"),
         (broken(["annotations", 1, "class_known"], "false"), "annotation 2: class_known 'false'"),
     ],
 )
@@ -141,10 +142,12 @@ def test_the_report_is_whole(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("coco", "results"),
-    [(truth([image(1)], []), []), (truth([image(1)], []), [prediction(1, BOX, 0.5)]), (TRUTH, [])],
+    [(truth([image(1)], []), []), (truth([image(1)], []), [prediction(1, BOX, 0.5)]), (TRUTH, []),
+     (truth([image(1)], [mass(1, [0.0, 0.0, 1000.0, 1000.0], role="ignore")]),
+      [prediction(1, BOX, 0.5)])],
 )
 def test_a_report_on_little(tmp_path, coco, results) -> None:
-    """No masses, no predictions, one patient: a report all the same."""
+    """No masses, no predictions, one patient, no place known: a report all the same."""
     write_report(tmp_path, coco, results, bootstraps=20)
     assert "NaN" not in (tmp_path / "metrics.json").read_text()
 

@@ -20,9 +20,10 @@ from ftmtl.predict_files import predict_records
 from ftmtl.training.loop import Progress
 from ftmtl.training.stages import learning_rate
 from ftmtl.weights_file import load_weights, save_weights
-from monailabel_app.lib.gate import verdict
+from monailabel_app.lib.gate import Gate, verdict
 from monailabel_app.lib.models import ModelRegistry, Overtaken, RefusedVersion
 from monailabel_app.lib.progress import Report, read_report
+from monailabel_app.lib.scoring import _figures
 from monailabel_app.lib.train import _Run
 from monailabel_app.lib.training_request import TrainingRequest
 
@@ -103,6 +104,20 @@ def test_few_masses_judge_nobody() -> None:
     said = judged(9, set(range(9)), set())
     assert (said.word, said.champion, said.candidate) == ("not judged", 1.0, 0.0)
     assert not said.passes
+
+
+def test_an_image_that_is_ignored_as_a_whole_is_none_that_false_positives_are_divided_by() -> None:
+    """Twelve images and twelve such: the gate has 12, and so has the server's score."""
+    films = women(12)
+    whole = [
+        replace(r, image_id=n, patient_id=f"C{n}", annotations=(
+            replace(r.annotations[0], id=n, bbox=(0.0, 0.0, WIDTH, HEIGHT), role="ignore"),))
+        for n, r in enumerate(films, start=12)
+    ]
+    assert Gate([*films, *whole], device="cpu").searched == 12
+    said = {str(n): [found(n, box=ELSEWHERE)] for n in range(24)}
+    assert _figures([*films, *whole], said, 0.5)["fpi_by_threshold"][0][1:] == [1.0, 12]
+    assert _figures(whole, said, 0.5)["fpi_by_threshold"] == []
 
 
 # What a training is asked for -----------------------------------------------------------------

@@ -14,6 +14,7 @@ from published_sets import (
     CBIS_SIZE,
     IN_HEIGHT,
     IN_WIDTH,
+    breast,
     cbis_case,
     cbis_mask,
     cbis_table,
@@ -88,6 +89,7 @@ def test_inbreast(tmp_path: Path) -> None:
     assert by_id["102"].masses[0].bbox == (0, 169, 61, 62)  # a pixel beyond the edge is cut off
     assert by_id["103"].annotations == () and by_id["103"].assessment == "BI-RADS 1"
     assert not by_id["104"].masses[0].class_known
+    assert [r.malignant for r in records] == [True, False, True, False, None]
     assert skipped.lines() == [
         "1 × ROI “Calcification”, no mass (first: 100.xml, ROI 2)",
         "1 × spiculated region around an outlined mass (first: 100.xml, 100_3)",
@@ -392,6 +394,11 @@ def test_cbis_ddsm_that_is_not_whole_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidDataset, match=f"test_set.csv and {table}: both tell of Mass-Train"):
         read_cbis_ddsm(tmp_path)
     (tmp_path / "mass_case_description_test_set.csv").unlink()
+    case = next(tmp_path.rglob("Mass-*_1"))
+    other = shutil.copytree(case, tmp_path / "of another download" / case.name)
+    with pytest.raises(InvalidDataset, match=f"{case} and {other}: both are the case {case.name}"):
+        read_cbis_ddsm(tmp_path)
+    shutil.rmtree(other)
     lost = {**rows[0], "image file path": "Mass-Training_P_9_LEFT_CC/1/2/000000.dcm",
             "ROI mask file path": "Mass-Training_P_9_LEFT_CC_1/1/2/000001.dcm"}
     cbis_table(tmp_path, [rows[0], lost])
@@ -431,6 +438,9 @@ def test_mini_mias(tmp_path: Path) -> None:
     assert by_id["mdb184"].masses[0].segmentation is None
     assert by_id["mdb216"].annotations == by_id["mdb218"].annotations == ()
     assert "mdb059" not in by_id
+    said = {name for name, record in by_id.items() if record.malignant}
+    assert said == {"mdb002", "mdb216", "mdb072", "mdb184"}
+    assert {r.malignant for r in records} == {True, False}
     lines = skipped.lines()
     assert lines[:-1] == [
         "1 × line that says again what another says (first: mdb005)",
@@ -452,6 +462,7 @@ def test_mini_mias(tmp_path: Path) -> None:
         ("mdb001 G CIRC B 535 top 20", "'top' is not a number"),
         ("mdb001 G LUMP B 535 425 20", "unknown abnormality 'LUMP'"),
         ("mdb001 G CIRC X 535 425 20", "unknown severity 'X'"),
+        ("mdb001 G CALC X 535 425 20", "unknown severity 'X'"),
     ],
 )
 def test_mini_mias_refuses_what_cannot_be(tmp_path: Path, line: str, named: str) -> None:
@@ -507,6 +518,7 @@ def test_vindr_mammo(tmp_path: Path) -> None:
     assert first.masses[1].assessment == "BI-RADS 5" and first.assessment == "BI-RADS 4"
     assert (second.laterality, second.view, second.annotations) == ("R", "MLO", ())
     assert third.masses[0].bbox == (0, 0, 40, 400)
+    assert [r.malignant for r in records] == [True, False, True]
     assert first.patient_id == second.patient_id != third.patient_id
     assert skipped.lines() == [
         "1 × line that says again what another says (first: a)",
@@ -560,6 +572,28 @@ def test_vindr_mammo_refuses_an_image_of_which_its_rows_disagree(
     assert refused.endswith(f"image a: its rows disagree on its {named}")
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda file: file.write_bytes(b""), "it is empty"),
+        (lambda file: write_dicom(file, breast(200, 130)),
+         "it has 130×200 pixels, the data set says 260×400"),
+        (lambda file: write_dicom(file, breast(400, 260), ImageLaterality="R"), "side L, "),
+    ],
+)
+def test_vindr_mammo_refuses_an_image_whose_file_is_another(
+    tmp_path: Path, change: Callable[[Path], object], named: str
+) -> None:
+    """Its boxes would lie elsewhere, or on the other breast."""
+    vindr(tmp_path, [vindr_row(name, "['No Finding']") for name in "ab"])
+    file = tmp_path / "images" / "study1" / "a.dicom"
+    change(file)
+    records, skipped = read_vindr_mammo(tmp_path)
+    assert [r.image_id for r in records] == ["b"]
+    [line] = skipped.lines()
+    assert str(file) in line and named in line
+
+
 # CMMD
 
 
@@ -567,13 +601,18 @@ def test_cmmd_says_what_a_breast_holds_and_not_where(tmp_path: Path) -> None:
     cmmd(tmp_path, [("D1-0001", "R", 44, 2, "calcification", "Benign", None),
                     ("D2-0002", "L", 51, 2, "both", "Malignant", "Luminal A"),
                     ("D2-0002", "R", 51, 2, "lump", "Malignant", "Luminal A"),
-                    ("D3-0003", "R", 51, 2, "mass", "Malignant", "Luminal A")],
+                    ("D3-0003", "R", 51, 2, "mass", "Malignant", "Luminal A"),
+                    ("D4-0004", "L", 60, 2, "calcification", "Malignant", None)],
          [("D1-0001", "R"), ("D2-0002", "L"), ("D2-0002", "R"), ("D1-0001", "L"),
-          ("D3-0003", "L")])
+          ("D3-0003", "L"), ("D4-0004", "L")])
     records, skipped = read_cmmd(tmp_path)
     assert [(r.patient_id, r.laterality, r.view) for r in records] == [
         ("D1-0001", "R", "CC"), ("D1-0001", "R", "MLO"),
-        ("D2-0002", "L", "CC"), ("D2-0002", "L", "MLO")]
+        ("D2-0002", "L", "CC"), ("D2-0002", "L", "MLO"),
+        ("D4-0004", "L", "CC"), ("D4-0004", "L", "MLO")]
+    assert [r.malignant for r in records[::2]] == [False, True, True]
+    # Of a malignant calcification alone nobody knows that a mass would be.
+    assert [r.annotations[0].class_known for r in records[::2]] == [True, True, False]
     assert [r.assessment for r in records[1:3]] == ["Benign, calcification", "Malignant, both"]
     for record in records:
         [region] = record.annotations

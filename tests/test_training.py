@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -329,9 +330,16 @@ def test_max_minutes_stops_after_a_step_with_weights_and_a_state_to_resume(
               preset=replace(TINY, training=replace(TINY.training, seed=1)))
     with pytest.raises(UnusableCheckpoint, match="other images"):
         again(run, tmp_path, resume=True, records=run.records[1:])
-    moved = replace(run.records[0], annotations=())
+    for change in ({"annotations": ()}, {"pixel_aspect": 1.5}):
+        other = replace(run.records[0], **change)
+        with pytest.raises(UnusableCheckpoint, match="other images"):
+            again(run, tmp_path, resume=True, records=[other, *run.records[1:]])
+    # Films that were moved are the same; other ones under the same names are not.
+    moved = [replace(r, path=Path(shutil.copy(r.path, tmp_path))) for r in run.records]
+    assert not again(run, tmp_path, resume=True, records=moved, max_minutes=0).finished
+    shutil.copy(run.records[2].path, moved[0].path)
     with pytest.raises(UnusableCheckpoint, match="other images"):
-        again(run, tmp_path, resume=True, records=[moved, *run.records[1:]])
+        again(run, tmp_path, resume=True, records=moved)
     content = (tmp_path / FILE).read_bytes()
     for damage in (content[:5000], content[: len(content) // 2], b"", b"state"):
         (tmp_path / FILE).write_bytes(damage)

@@ -21,6 +21,7 @@ from torch import Tensor
 from ftmtl.canvas import Canvas, make_canvas
 from ftmtl.crossval.outcome import Outcome
 from ftmtl.crossval.run import WEIGHTS
+from ftmtl.datasets.film import read_film
 from ftmtl.datasets.records import ImageRecord
 from ftmtl.device import autocast
 from ftmtl.evaluation.evaluate import Judged
@@ -29,13 +30,11 @@ from ftmtl.evaluation.inputs import BENIGN, MALIGNANT
 from ftmtl.evaluation.matching import CRITERIA, FALSE_POSITIVE, MISSED, match
 from ftmtl.evaluation.plots import INK, new_figure
 from ftmtl.findings import Findings
-from ftmtl.mammogram import read_mammogram
 from ftmtl.network import boxes as box_ops
 from ftmtl.network.model import Detections, extents_of
 from ftmtl.network.rpn import propose
 from ftmtl.overlay import COLOURS
 from ftmtl.predict import Predictor
-from ftmtl.predict_files import with_aspect
 
 OBJECTNESS = 0.5  # a candidate is drawn from here on (paper 3.4.4)
 DRAWN = 5  # at most, the best: more cannot be told apart
@@ -106,7 +105,7 @@ def figure_6(outcome: Outcome, model: str, case: Case) -> Figure:
 @torch.inference_mode()
 def trace(predictor: Predictor, record: ImageRecord, threshold: float) -> Trace:
     """The network's steps on a film; `candidates` above OBJECTNESS, or the best alone."""
-    mammogram = with_aspect(read_mammogram(record.path), record.pixel_aspect)
+    mammogram = read_film(record)
     network, config = predictor.network, predictor.preset.network
     canvas = make_canvas(mammogram.pixels, config.canvas, pixel_aspect=mammogram.pixel_aspect)
     image = torch.from_numpy(canvas.pixels)[None, None].to(predictor.device)

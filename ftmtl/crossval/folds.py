@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,10 +15,11 @@ from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import BENIGN, MALIGNANT, ImageRecord
 
 Split = Literal["patients", "masses"]
+NORMAL, UNKNOWN = 0, 3  # kinds of films beside BENIGN and MALIGNANT
 
 
 class TooFewToFold(ValueError):
-    """There are fewer patients or masses than folds."""
+    """There are fewer patients or masses than folds, or fewer of every kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class Folds:
 
 
 def by_patient(records: Sequence[ImageRecord], folds: int, seed: int) -> Folds:
-    """All films of a woman in one fold, normal, benign and malignant films in equal shares.
+    """All films of a woman in one fold, films of each kind in equal shares (`_kind`).
 
     Raises TooFewToFold.
     """
@@ -72,8 +74,8 @@ def by_patient(records: Sequence[ImageRecord], folds: int, seed: int) -> Folds:
                            f"{len(set(patients))}")
     kinds = [_kind(r) for r in records]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    split = Folds(records=tuple(records), fold=_folds(splitter, kinds, patients), count=folds,
-                  split="patients")
+    split = Folds(records=tuple(records), fold=_folds(splitter, kinds, patients, "films"),
+                  count=folds, split="patients")
     if split.leak()["of_known_patients"]:
         raise AssertionError("a patient is in two folds")
     return split
@@ -94,7 +96,7 @@ def by_mass(records: Sequence[ImageRecord], folds: int, seed: int) -> Folds:
                            f"{len(samples)}")
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     kinds = [_kind(r) for r in samples]
-    return Folds(records=tuple(samples), fold=_folds(splitter, kinds, None), count=folds,
+    return Folds(records=tuple(samples), fold=_folds(splitter, kinds, None, "masses"), count=folds,
                  split="masses")
 
 
@@ -102,13 +104,26 @@ SPLITS = {"patients": by_patient, "masses": by_mass}
 
 
 def _kind(record: ImageRecord) -> int:
-    """0 normal, 1 benign, 2 malignant; a film with both is malignant."""
-    kind = max((mass.category for mass in record.masses), default=0)
-    assert kind in (0, BENIGN, MALIGNANT)
-    return kind
+    """0 normal, 1 benign, 2 malignant, 3 unknown; what is known to be malignant decides."""
+    known = {mass.category for mass in record.masses if mass.class_known}
+    if MALIGNANT in known:
+        return MALIGNANT
+    if any(not mass.class_known for mass in record.masses):
+        return UNKNOWN
+    return BENIGN if known else NORMAL
 
 
-def _folds(splitter: Any, kinds: list[int], groups: list[str] | None) -> tuple[int, ...]:
+def _folds(
+    splitter: Any, kinds: list[int], groups: list[str] | None, things: str
+) -> tuple[int, ...]:
+    """The fold of each of `kinds`. Raises TooFewToFold, naming what is dealt."""
+    most = max(Counter(kinds).values())
+    if most < splitter.n_splits:
+        raise TooFewToFold(
+            f"{splitter.n_splits} folds need as many {things} of one kind (normal, benign, "
+            f"malignant, of unknown class): there are at most {most}. Give more {things}, or fewer "
+            "--folds"
+        )
     fold = np.zeros(len(kinds), dtype=int)
     with warnings.catch_warnings():
         # A class with fewer members than folds lacks in some of them: their figures say so.

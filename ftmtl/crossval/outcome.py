@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftmtl.config import PRESETS, Preset
+from ftmtl.crossval.folds import Folds
 from ftmtl.crossval.run import Experiment
+from ftmtl.datasets.records import MALIGNANT
 from ftmtl.evaluation.compare import compare, judge_by_fold, over_folds
 from ftmtl.evaluation.evaluate import Judged, judge, replicates_for, summarise
 from ftmtl.evaluation.inputs import parse_predictions, parse_truth
@@ -77,7 +79,7 @@ def _description(experiment: Experiment) -> dict[str, Any]:
     masses = [mass for record in folds.records for mass in record.masses]
     return {
         "split": folds.split,
-        "folds": [_content(experiment, fold) for fold in range(folds.count)],
+        "folds": [_content(folds, fold) for fold in range(folds.count)],
         "leak": folds.leak(),
         "images_without_patient": folds.without_patient(),
         "preset": experiment.preset.name,
@@ -104,14 +106,14 @@ def _who_chose_epochs(preset: Preset) -> str:
     return "the preset" if asked == [s.epochs for s in own.training.stages] else "--epochs"
 
 
-def _content(experiment: Experiment, fold: int) -> dict[str, int]:
-    tested = experiment.folds.test(fold)
+def _content(folds: Folds, fold: int) -> dict[str, int]:
+    tested = folds.test(fold)
     masses = [mass for record in tested for mass in record.masses]
     return {
         "images": len(tested),
         "patients": len({r.patient_id for r in tested}),
         "masses": len(masses),
-        "malignant": sum(m.category == 2 for m in masses),
+        "malignant": sum(m.class_known and m.category == MALIGNANT for m in masses),
     }
 
 

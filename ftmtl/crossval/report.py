@@ -17,6 +17,7 @@ from ftmtl.crossval.cases import figure_6, pick
 from ftmtl.crossval.figures import NAMES, figure_3, figure_4a, figure_5b
 from ftmtl.crossval.outcome import Outcome, over_the_folds
 from ftmtl.crossval.published import TABLE_3, TABLE_4, TABLE_5
+from ftmtl.evaluation.evaluate import unranked
 from ftmtl.evaluation.plots import reliability_plot, worded
 from ftmtl.evaluation.report import (
     COMPARISON_NOTE,
@@ -159,6 +160,7 @@ def _setting(result: Mapping[str, Any]) -> Rows:
                  f"{first['unknown_class_masses']} of unknown class"],
         ["malignant means", done["malignant_means"]],
         ["masks learned from", masks or "none"],
+        ["left out of AUCs", "; ".join(unranked(first["classification"])) or "nothing"],
         ["left out", f"{len(left_out)} unreadable: " + "; ".join(left_out[:3]) if left_out
             else "nothing"],
         ["folds", f"{len(done['folds'])}, {split}"],

@@ -30,6 +30,7 @@ from ftmtl.crossval.folds import SPLITS, Folds, Split
 from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import ImageRecord
 from ftmtl.evaluation.inputs import InvalidPredictions, load_json, parse_predictions, parse_truth
+from ftmtl.fingerprint import fingerprint
 from ftmtl.network.backbone import Backbone, read_imagenet
 from ftmtl.predict import Predictor
 from ftmtl.predict_files import predict_records, write_predictions
@@ -159,8 +160,9 @@ def prepare(
     preset = replace(preset, training=replace(preset.training, seed=seed))
     truth = split_up.truth()
     start = None if imagenet is None else hashlib.sha256(imagenet.read_bytes()).hexdigest()
+    films = {str(r.image_id): fingerprint(r.path) for r in good}  # wherever they lie now
     identity = hashlib.sha256(json.dumps(
-        [preset.to_json(), truth, split, start]
+        [preset.to_json(), truth, films, split, start]
     ).encode()).hexdigest()
     plan = out / "plan.json"
     if plan.exists() and _identity_in(plan) != identity:

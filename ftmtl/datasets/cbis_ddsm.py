@@ -22,6 +22,7 @@ from .coco import InvalidDataset
 from .published import (
     Skipped,
     agreed,
+    by_id,
     files_below,
     hidden,
     masked,
@@ -58,8 +59,8 @@ def read_cbis_ddsm(source: Path) -> tuple[list[ImageRecord], Skipped]:
                     f"{films[film][0]} and {table}: both tell of {film}. Remove it from one of them"
                 )
             films[film] = table, rows
-    cases = {path.name: path for path in sorted(folder.rglob("Mass-*"))
-             if path.is_dir() and not hidden(path, folder)}
+    cases = by_id(((path.name, path) for path in sorted(folder.rglob("Mass-*"))
+                   if path.is_dir() and not hidden(path, folder)), "case")
     named = [*films, *(_case(row["roi mask file path"]) for _, rows in films.values()
                        for row in rows)]
     missing([name for name in named if name not in cases], folder, "films and masks")

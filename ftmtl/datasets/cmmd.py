@@ -6,7 +6,8 @@ whose they are and of which side stands in their headers.
 It says of a breast what was in it, calcification, mass or both, and what the biopsy said, but not
 where. So there are no boxes, and no image is free of findings: each carries one region to ignore as
 large as itself, with the class of the breast. Such an image teaches neither a mass nor background;
-detection cannot be scored on it. What the breast holds is in its `assessment`.
+detection cannot be scored on it. What the breast holds is in its `assessment`. Where that is a
+malignant calcification alone, no mass is malignant, and the region's class is unknown.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .published import (
     unique,
     usable,
 )
-from .records import CATEGORY_OF, Annotation, ImageRecord
+from .records import CATEGORY_OF, MALIGNANT, Annotation, ImageRecord
 
 COLUMNS = ("id1", "leftright", "abnormality", "classification")
 ABNORMALITIES = {"mass", "calcification", "both"}
@@ -74,13 +75,16 @@ def read_cmmd(folder: Path) -> tuple[list[ImageRecord], Skipped]:
 
 def _record(header: MammogramHeader, row: dict[str, str]) -> ImageRecord:
     assessment = f"{row['classification']}, {row['abnormality']}"
+    category = CATEGORY_OF[row["classification"].lower()]
+    malignant = category == MALIGNANT
     somewhere = Annotation(
         id=f"{header.image_id}_breast", role="ignore",
         bbox=(0.0, 0.0, float(header.width), float(header.height)),
-        category=CATEGORY_OF[row["classification"].lower()], assessment=assessment,
+        category=category, assessment=assessment,
+        class_known=not (malignant and row["abnormality"].lower() == "calcification"),
     )
     return ImageRecord(
         image_id=header.image_id, path=header.path, width=header.width, height=header.height,
         patient_id=row["id1"], laterality=header.laterality, view=header.view,
-        assessment=assessment, annotations=(somewhere,),
+        assessment=assessment, malignant=malignant, annotations=(somewhere,),
     )

@@ -1,9 +1,9 @@
 """COCO JSON in and out: the format of every data set of this project.
 
-Beside COCO's own keys, images may carry `patient_id`, `laterality`, `view`, `pixel_aspect` and
-`assessment`; annotations `mask_source`, `class_known`, `role` and `assessment`. Categories are told
-by their names, benign and malignant; what is written numbers them 1 and 2. A mask without
-`mask_source` is taken for annotated, and a crowd (`iscrowd`) for a region to ignore.
+Beside COCO's own keys, images may carry `patient_id`, `laterality`, `view`, `pixel_aspect`,
+`assessment` and `malignant`; annotations `mask_source`, `class_known`, `role` and `assessment`.
+Categories are told by their names, benign and malignant; what is written numbers them 1 and 2. A
+mask without `mask_source` is taken for annotated, and a crowd (`iscrowd`) for a region to ignore.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def to_coco(records: Iterable[ImageRecord]) -> dict[str, Any]:
                 "view": record.view,
                 "pixel_aspect": record.pixel_aspect,
                 **({} if record.assessment is None else {"assessment": record.assessment}),
+                **({} if record.malignant is None else {"malignant": record.malignant}),
             }
         )
         annotations += [
@@ -125,6 +126,11 @@ def _record(
         raise InvalidDataset(
             f"{file}: image {row['id']}: pixel_aspect {aspect!r} is not a number above 0"
         )
+    malignant = row.get("malignant")
+    if malignant is not None and type(malignant) is not bool:
+        raise InvalidDataset(
+            f"{file}: image {row['id']}: malignant {malignant!r} is neither true nor false"
+        )
     return ImageRecord(
         image_id=row["id"],
         path=folder / _file_name(file, row),
@@ -137,6 +143,7 @@ def _record(
         view=_word(file, row, "view"),
         pixel_aspect=float(aspect),
         assessment=row.get("assessment"),
+        malignant=malignant,
         annotations=tuple(annotations),
     )
 

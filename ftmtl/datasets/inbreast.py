@@ -34,6 +34,7 @@ from .published import (
     find,
     missing,
     read_table,
+    said_malignant,
     side,
     unique,
     usable,
@@ -119,7 +120,8 @@ def _image(
     return ImageRecord(
         image_id=named[1], path=file, width=header.width, height=header.height,
         patient_id=named[2], laterality=laterality, view=row["view"],
-        assessment=fields["assessment"], annotations=tuple(regions),
+        assessment=fields["assessment"], malignant=said_malignant(fields),
+        annotations=tuple(regions),
     )
 
 

@@ -54,8 +54,9 @@ def read_mini_mias(folder: Path) -> tuple[list[ImageRecord], Skipped]:
                     f"{files[name]}: it is of {header.width}×{header.height} pixels, and the "
                     f"places in {table.name} are of {SIDE}×{SIDE}. Give the film as published"
                 )
+            told = once(lines, name, skipped)
             found_masses = [
-                mass for n, line in enumerate(once(lines, name, skipped), start=1)
+                mass for n, line in enumerate(told, start=1)
                 if (mass := _mass(f"{name}_{n}", line, f"{table}: {name}", skipped)) is not None
             ]
         except (InvalidDataset, UnreadableMammogram) as error:
@@ -65,7 +66,8 @@ def read_mini_mias(folder: Path) -> tuple[list[ImageRecord], Skipped]:
         records.append(ImageRecord(
             image_id=name, path=files[name], width=SIDE, height=SIDE,
             patient_id=f"mias{(film + 1) // 2:03d}", laterality="R" if film % 2 else "L",
-            view="MLO", annotations=tuple(found_masses),
+            view="MLO", malignant=any(cells[2:3] == ["M"] for cells in told),
+            annotations=tuple(found_masses),
         ))
     return usable(records, skipped, table)
 
@@ -75,15 +77,15 @@ def _mass(identity: str, cells: list[str], where: str, skipped: Skipped) -> Anno
     kind = cells[1] if len(cells) > 1 else ""
     if kind == "NORM":
         return None
-    if kind in OTHERS:
-        at = "without a place (note 3)" if " ".join(cells[3:]) == NOWHERE else "no mass"
-        skipped.add(f"{kind}, {at}", identity)
-        return None
-    if kind not in MASSES:
+    if kind not in MASSES | OTHERS:
         raise InvalidDataset(f"{where}: unknown abnormality {kind!r}")
     severity = cells[2] if len(cells) > 2 else ""
     if severity not in SEVERITY:
         raise InvalidDataset(f"{where}: unknown severity {severity!r}; B or M")
+    if kind in OTHERS:
+        at = "without a place (note 3)" if " ".join(cells[3:]) == NOWHERE else "no mass"
+        skipped.add(f"{kind}, {at}", identity)
+        return None
     if " ".join(cells[3:]) == NOWHERE:
         raise InvalidDataset(f"{where}: a mass without a place (note 3)")
     if len(cells) != 6:

@@ -176,6 +176,11 @@ def birads_class(text: str, where: str) -> dict[str, Any]:
     }
 
 
+def said_malignant(birads: Mapping[str, Any]) -> bool | None:
+    """What the fields of `birads_class` say of a whole image or breast; None where nothing."""
+    return birads["category"] == MALIGNANT if birads["class_known"] else None
+
+
 def boxed(
     corners: Sequence[float], size: tuple[int, int], where: str
 ) -> tuple[float, float, float, float]:

@@ -45,6 +45,8 @@ class ImageRecord:
     view: str | None = None
     pixel_aspect: float = 1.0
     assessment: str | None = None  # of the breast, where its owner says one
+    # What its owner says of the image or breast as a whole, lesions included that are no masses.
+    malignant: bool | None = None
     annotations: tuple[Annotation, ...] = ()
 
     @property

@@ -10,7 +10,10 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from ftmtl.mammogram import UnreadableMammogram, read_header
+
 from .coco import InvalidDataset
+from .film import check_size
 from .published import (
     Skipped,
     agreed,
@@ -23,6 +26,7 @@ from .published import (
     number,
     once,
     read_table,
+    said_malignant,
     side,
     usable,
 )
@@ -55,7 +59,7 @@ def read_vindr_mammo(folder: Path) -> tuple[list[ImageRecord], Skipped]:
         rows = once(rows, name, skipped)
         try:
             records.append(_image(name, rows, files[name], f"{table}: image {name}", skipped))
-        except InvalidDataset as error:
+        except (InvalidDataset, UnreadableMammogram) as error:
             skipped.refuse(error)
     return usable(records, skipped, table)
 
@@ -77,12 +81,20 @@ def _image(
                                      **birads_class(row["finding birads"], here)))
         elif kinds != ["No Finding"]:
             skipped.add(f"{', '.join(kinds)}, no mass", f"{name}, finding {n}")
-    return ImageRecord(
+    of_breast = birads_class(first["breast birads"], where)
+    record = ImageRecord(
         image_id=name, path=file, width=width, height=height, patient_id=first["study id"],
         laterality=side(first["laterality"], where), view=first["view position"],
-        assessment=birads_class(first["breast birads"], where)["assessment"],
+        assessment=of_breast["assessment"], malignant=said_malignant(of_breast),
         annotations=tuple(masses),
     )
+    header = read_header(file)
+    check_size(record, (header.height, header.width))
+    if header.laterality not in (None, record.laterality):
+        raise InvalidDataset(
+            f"{where}: its row says side {record.laterality}, {file} says {header.laterality}"
+        )
+    return record
 
 
 def _pixels(text: str, where: str) -> int:

@@ -140,17 +140,19 @@ class _Sheet:
         self.figures[key], self.ci95[key], self.reasons[key] = None, None, reason
 
 
-def _detection(analysis: Froc, masses: int, weights: FloatArray) -> dict[str, Any]:
-    sheet = _Sheet(weights)
+def _detection(truth: Truth, analysis: Froc, weights: FloatArray) -> dict[str, Any]:
+    sheet, masses, searched = _Sheet(weights), truth.masses, bool(truth.searched_image.any())
     for fpi in FPI:
         if masses:
             sheet.put(f"{fpi:g}", tpr_at(analysis.curve, fpi), analysis.tpr(fpi))
         else:
-            sheet.leave_out(f"{fpi:g}", "no mass to be found")
+            sheet.leave_out(f"{fpi:g}", truth.unsearchable)
     return {
         "tpr_at_fpi": sheet.figures,
         "ci95": sheet.ci95,
-        "threshold_at_fpi": {f"{fpi:g}": threshold_at(analysis.curve, fpi) for fpi in FPI},
+        "threshold_at_fpi": {
+            f"{fpi:g}": threshold_at(analysis.curve, fpi) if searched else None for fpi in FPI
+        },
         "froc": corners(analysis.curve).tolist() if masses else [],
         "reasons": sheet.reasons,
     }
@@ -169,7 +171,9 @@ def _classification(judged: Judged, weights: FloatArray) -> dict[str, Any]:
             sheet.put(key, area, ranking.auc_of)
     for key, reason in judged.unranked.items():
         sheet.leave_out(key, reason)
-    return {**sheet.figures, "ci95": sheet.ci95, "n": counts, "reasons": sheet.reasons}
+    left_out = {key: dict(ranking.left_out) for key, ranking in judged.rankings.items()}
+    return {**sheet.figures, "ci95": sheet.ci95, "n": counts, "left_out": left_out,
+            "reasons": sheet.reasons}
 
 
 def _segmentation(judged: Judged, weights: FloatArray) -> dict[str, Any]:
@@ -193,7 +197,7 @@ def _detected(judged: Judged, weights: FloatArray) -> dict[str, Any]:
     if len(seen):
         sheet.put("fraction", float(seen.mean()), mean_of(seen.astype(float), owner))
     else:
-        sheet.leave_out("fraction", "no mass to be found")
+        sheet.leave_out("fraction", judged.truth.unsearchable)
     if seen.any():
         overlap = judged.overlap[seen]
         sheet.put("median_iou", float(np.median(overlap)), median_of(overlap, owner[seen]))
@@ -217,7 +221,7 @@ def _localisation(judged: Judged, weights: FloatArray) -> dict[str, Any]:
             value = tpr_at(analysis.curve, LOCALISATION_FPI)
             sheet.put(key, value, analysis.tpr(LOCALISATION_FPI))
         else:
-            sheet.leave_out(key, "no mass to be found")
+            sheet.leave_out(key, judged.truth.unsearchable)
     return {
         "fpi": LOCALISATION_FPI,
         "tpr_at_iou": sheet.figures,
@@ -232,8 +236,10 @@ def _calibration(judged: Judged, weights: FloatArray) -> dict[str, Any]:
         sheet = _Sheet(weights)
         bins: list[list[float]] = []
         if stated.undefined:
+            truth = judged.truth
+            why = stated.undefined if truth.searched_image.any() else truth.unsearchable
             for key in ("ece", "brier"):
-                sheet.leave_out(key, stated.undefined)
+                sheet.leave_out(key, why)
         else:
             sheet.put("ece", stated.ece(), stated.ece_of)
             sheet.put("brier", stated.brier(), stated.brier_of)
@@ -249,6 +255,15 @@ def _calibration(judged: Judged, weights: FloatArray) -> dict[str, Any]:
     return parts
 
 
+def unranked(classification: Mapping[str, Any]) -> list[str]:
+    """How many units each AUC leaves out, and why, for people."""
+    return [
+        f"AUC by {key.removeprefix('auc_')}: {count} are left out: {reason}"
+        for key, left_out in classification["left_out"].items()
+        for reason, count in left_out.items()
+    ]
+
+
 def _notes(judged: Judged) -> list[str]:
     """What a reader of the figures should know about this data and these predictions."""
     truth, notes = judged.truth, []
@@ -258,6 +273,14 @@ def _notes(judged: Judged) -> list[str]:
         )
     if truth.patients < 2:
         notes.append("fewer than two patients: no intervals")
+    covered = int((~truth.searched_image).sum())
+    if covered:
+        notes.append(
+            f"{covered} of {truth.images} images lie wholly in a region to ignore: they are not "
+            "counted among the images that false positives are divided by"
+        )
+    if covered == truth.images:
+        return notes
     curve = judged.frocs["iou>0.2"].curve
     reached = float(curve[-1, 1]) if len(curve) else 0.0
     if reached < max(FPI):
@@ -273,11 +296,13 @@ def summarise(judged: Judged, weights: FloatArray) -> dict[str, Any]:
     truth = judged.truth
     detection = {}
     for name, analysis in judged.frocs.items():
-        detection[name] = _detection(analysis, truth.masses, weights)
-        lesion = _detection(judged.lesion_frocs[name], truth.masses, weights)
+        detection[name] = _detection(truth, analysis, weights)
+        lesion = _detection(truth, judged.lesion_frocs[name], weights)
         detection[name]["fpi_over_lesion_images"] = lesion
+    classification = _classification(judged, weights)
     return {
         "images": truth.images,
+        "searched_images": int(truth.searched_image.sum()),
         "lesion_images": int(truth.lesion_image.sum()),
         "patients": truth.patients,
         "masses": truth.masses,
@@ -288,11 +313,11 @@ def summarise(judged: Judged, weights: FloatArray) -> dict[str, Any]:
         "predictions": len(judged.predictions.score),
         "detection": detection,
         "detected": _detected(judged, weights),
-        "classification": _classification(judged, weights),
+        "classification": classification,
         "segmentation": _segmentation(judged, weights),
         "localisation": _localisation(judged, weights),
         "calibration": _calibration(judged, weights),
-        "notes": _notes(judged),
+        "notes": [*_notes(judged), *unranked(classification)],
     }
 
 
@@ -311,8 +336,9 @@ def evaluate(
     """Every figure of predictions (COCO results) against truth (a COCO data set), ready for JSON.
 
     A figure that cannot be had is None, and `reasons` beside it says why; `ci95` holds 95 %
-    percentile intervals of a patient-cluster bootstrap. FPI is over all images; the same over the
-    images with a mass is in `fpi_over_lesion_images`. Raises InvalidTruth, InvalidPredictions.
+    percentile intervals of a patient-cluster bootstrap. FPI is over all images but those wholly in
+    an ignore region; over the images with a mass it is in `fpi_over_lesion_images`.
+    Raises InvalidTruth, InvalidPredictions.
     """
     told = parse_truth(truth)
     judged = judge(told, parse_predictions(predictions, told))
@@ -328,8 +354,9 @@ def operating_points(
 ) -> dict[str, float]:
     """For each FPI, as text ("0.3"), the lowest score threshold that keeps within it.
 
-    IoU > 0.2, FPI over all images; a prediction passes with score >= threshold. Where the
-    predictions end before, the lowest score there is. Raises InvalidTruth, InvalidPredictions.
+    IoU > 0.2, FPI over all images but those wholly in an ignore region; a prediction passes with
+    score >= threshold. Where the predictions end before, the lowest score there is.
+    Raises InvalidTruth, InvalidPredictions.
     """
     told = parse_truth(truth)
     settled = parse_predictions(predictions, told)

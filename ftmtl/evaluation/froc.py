@@ -103,10 +103,12 @@ def froc(
     """The analysis of `found` [N] (of `matching.match`).
 
     False positives are counted on all images and divided by their number, or, with
-    `lesion_images_only`, on the images with at least one mass and divided by theirs. Where no
-    image counts, FPI is taken over one, and there is no mass to speak of.
+    `lesion_images_only`, on the images with at least one mass and divided by theirs. An image that
+    lies wholly in an ignore region counts in neither. Where no image counts, FPI is taken over one.
     """
-    counted = truth.lesion_image if lesion_images_only else np.ones(truth.images, dtype=bool)
+    counted = truth.searched_image
+    if lesion_images_only:
+        counted = counted & truth.lesion_image
     hit, false = found >= 0, (found == FALSE_POSITIVE) & counted[predictions.image]
     curve = froc_curve(
         predictions.score, hit, false, masses=truth.masses, images=max(1, int(counted.sum()))

@@ -3,7 +3,8 @@
 Truth is a COCO data set (categories 1 benign, 2 malignant), predictions are COCO results. Boxes are
 `[x, y, width, height]` in pixels. An annotation's `role` says what it is: "mass" (the default) is
 truth, "ignore" is a region that nobody has decided about, "hard_negative" is no truth at all.
-An image's `fold` is the part of a cross-validation that it was predicted in.
+An image's `fold` is the part of a cross-validation that it was predicted in; its `malignant` is
+what its owner says of the image or breast as a whole, lesions included that are no masses.
 Every overlap is a ratio of areas, so films that were stretched need no correction here.
 """
 
@@ -52,6 +53,7 @@ class Truth:
     patients: int  # P
     images_without_patient: int
     breast: IntArray  # [I] index of the image's breast
+    said_malignant: BoolArray  # [I] the owner says so of the image or breast as a whole
     fold: IntArray | None  # [I] the fold that each image was held out in, where all have one
     mass_id: list[Any]
     mass_image: IntArray  # [M]
@@ -76,6 +78,26 @@ class Truth:
     def lesion_image(self) -> BoolArray:
         """[I], true where the image holds at least one mass."""
         return np.bincount(self.mass_image, minlength=self.images) > 0
+
+    @property
+    def searched_image(self) -> BoolArray:
+        """[I], false where one ignore region covers the whole image: nothing is false there.
+
+        Such an image is not among those that false positives are counted on and divided by.
+        """
+        size = np.asarray(self.image_size, dtype=np.float64)[self.ignore_image]  # height, width
+        low, high = self.ignore_box[:, :2], self.ignore_box[:, :2] + self.ignore_box[:, 2:]
+        whole = (low <= 0).all(axis=1) & (high >= size[:, ::-1]).all(axis=1) & size.all(axis=1)
+        searched = np.ones(self.images, dtype=bool)
+        searched[self.ignore_image[whole]] = False
+        return searched
+
+    @property
+    def unsearchable(self) -> str:
+        """Why there is no mass to be found, where there is none."""
+        if not self.searched_image.any():
+            return "every image lies wholly in a region to ignore"
+        return "no mass to be found"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +192,7 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
     patient: list[int] = []
     breast: list[int] = []
     folds: list[int | None] = []
+    said_malignant: list[bool] = []
     nameless = 0
     for image in coco["images"]:
         image_id = image.get("id")
@@ -192,6 +215,10 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         patient.append(patients.setdefault(who, len(patients)))
         side = image.get("laterality")
         breast.append(breasts.setdefault((who, side), len(breasts)) if side else -1)
+        said = image.get("malignant")
+        if said is not None and not isinstance(said, bool):
+            raise refuse(f"image {image_id!r}", f"malignant {said!r} is neither true nor false")
+        said_malignant.append(said is True)
         fold = image.get("fold")
         if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool) or fold < 0):
             raise refuse(f"image {image_id!r}", f"fold {fold!r} is not a number from 0")
@@ -249,6 +276,7 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         patients=len(patients),
         images_without_patient=nameless,
         breast=_indices(breast),
+        said_malignant=np.asarray(said_malignant, dtype=np.bool_),
         fold=None if unfolded else _indices([fold for fold in folds if fold is not None]),
         mass_id=mass["id"],
         mass_image=_indices(mass["image"]),

@@ -17,6 +17,7 @@ FALSE_POSITIVE = -1
 IGNORED = -2
 MISSED = -1
 IGNORE_IOU = 0.2
+IGNORE_COVER = 0.5  # of the prediction; as in training (`training.targets.IGNORED`)
 
 Criterion = Callable[[FloatArray, FloatArray, FloatArray], BoolArray]
 """(boxes [N, 4], masses [M, 4], their IoU [N, M]) -> [N, M], true where the box hits the mass."""
@@ -24,12 +25,29 @@ Criterion = Callable[[FloatArray, FloatArray, FloatArray], BoolArray]
 
 def iou(a: FloatArray, b: FloatArray) -> FloatArray:
     """[N, M] intersection over union of boxes a [N, 4] and b [M, 4], `[x, y, width, height]`."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])
-    inside: FloatArray = np.clip(high - low, 0, None).prod(axis=2)
+    inside = _intersection(a, b)
     area_a, area_b = a[:, 2] * a[:, 3], b[:, 2] * b[:, 3]
     ratio: FloatArray = inside / (area_a[:, None] + area_b[None, :] - inside)
     return ratio
+
+
+def in_ignored(boxes: FloatArray, regions: FloatArray) -> BoolArray:
+    """[N] whether a box of boxes [N, 4] belongs to one of the ignore regions [K, 4].
+
+    It does with an IoU > 0.2, or where more than half of it lies in the region: within a large
+    region the IoU of a box is small wherever it lies (COCO judges by the latter, for crowds).
+    """
+    cover = _intersection(boxes, regions) / (boxes[:, 2] * boxes[:, 3])[:, None]
+    inside: BoolArray = ((iou(boxes, regions) > IGNORE_IOU) | (cover > IGNORE_COVER)).any(axis=1)
+    return inside
+
+
+def _intersection(a: FloatArray, b: FloatArray) -> FloatArray:
+    """[N, M] the areas that boxes a [N, 4] and b [M, 4] share."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])
+    shared: FloatArray = np.clip(high - low, 0, None).prod(axis=2)
+    return shared
 
 
 def iou_above(least: float) -> Criterion:
@@ -84,7 +102,7 @@ def _one_to_one(score: FloatArray, overlap: FloatArray, hits: BoolArray) -> IntA
 def match(truth: Truth, predictions: Predictions, criterion: Criterion) -> IntArray:
     """[N] for each prediction the index of the mass it found, FALSE_POSITIVE or IGNORED.
 
-    A prediction that found no mass and overlaps an ignore region (IoU > 0.2) is IGNORED.
+    A prediction that found no mass and belongs to an ignore region (`in_ignored`) is IGNORED.
     """
     found = np.full(len(predictions.score), FALSE_POSITIVE, dtype=np.int64)
     for chosen, masses, image in _by_image(truth, predictions):
@@ -95,9 +113,8 @@ def match(truth: Truth, predictions: Predictions, criterion: Criterion) -> IntAr
             taken = _one_to_one(predictions.score[chosen], overlap, hits)
             found[chosen] = np.where(taken >= 0, masses[taken], FALSE_POSITIVE)
         regions = truth.ignore_box[truth.ignore_image == image]
-        if len(regions):
-            touches = iou(boxes, regions).max(axis=1) > IGNORE_IOU
-            found[chosen[touches & (found[chosen] == FALSE_POSITIVE)]] = IGNORED
+        missed = found[chosen] == FALSE_POSITIVE
+        found[chosen[missed & in_ignored(boxes, regions)]] = IGNORED
     return found
 
 

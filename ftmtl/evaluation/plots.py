@@ -107,7 +107,7 @@ def froc_plot(judged: Judged, result: Mapping[str, Any], weights: FloatArray) ->
     lesion = {name: part["fpi_over_lesion_images"] for name, part in detection.items()}
     of = f"{result['masses']} masses, {result['patients']} patients"
     panels = (
-        (left, judged.frocs, detection, f"all images (n = {result['images']})"),
+        (left, judged.frocs, detection, f"all images (n = {result['searched_images']})"),
         (right, judged.lesion_frocs, lesion, f"images with a mass (n = {result['lesion_images']})"),
     )
     for axes, analyses, results, where in panels:
@@ -116,7 +116,7 @@ def froc_plot(judged: Judged, result: Mapping[str, Any], weights: FloatArray) ->
             _froc_panel(axes, analyses, results, weights)
         else:
             axes.set_xlim(0, FPI_SHOWN)
-            axes.text(2.5, 0.5, "no mass to be found", ha="center", color=QUIET)
+            axes.text(2.5, 0.5, judged.truth.unsearchable, ha="center", color=QUIET)
     right.set_ylabel("")
     figure.suptitle(f"Detection (FROC): {of}; {BAND}", fontsize=12, color=INK)
     return figure
@@ -183,7 +183,7 @@ def localisation_plot(result: Mapping[str, Any]) -> Figure:
         low, high = np.asarray(bounds, dtype=np.float64).T
         axes.fill_between(limits, low, high, color=COLOURS[0], alpha=0.14, linewidth=0)
     else:
-        axes.text(0.5, 0.5, "no mass to be found", ha="center", color=QUIET)
+        axes.text(0.5, 0.5, next(iter(part["reasons"].values())), ha="center", color=QUIET)
     axes.set_title(
         f"Localisation at {part['fpi']:g} false positives an image\n{result['masses']} masses; "
         f"band: 95 % patient bootstrap", fontsize=11, color=INK,

@@ -1,15 +1,17 @@
 """Benign or malignant: the area under the ROC curve, by mass, image, breast and patient.
 
 The unit changes the figure more than the model does, so each is named. Masses whose class is not
-known take no part, and neither do images, breasts and patients who hold one and nothing that is
-known to be malignant: nobody can say which side they are on. An ignore region counts as such a
-mass; where its class is known (CMMD says it of whole breasts) it speaks for images, breasts and
-patients.
+known take no part. Of images, breasts and patients it is asked whether they hold a malignant mass.
+Left out, and counted, are those that hold one of unknown class and none that is known to be
+malignant, and those whose owner says that they are malignant, though no mass of theirs is: it is a
+calcification, say. Nobody can say which side they are on. An ignore region counts as a mass; where
+its class is known (CMMD says it of whole breasts) it speaks for images, breasts and patients.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,6 +27,9 @@ from ftmtl.evaluation.inputs import (
 from ftmtl.evaluation.matching import MISSED
 from ftmtl.veto import of_image
 
+NO_SUCH_MASS = "said to be malignant, but no mass of theirs is"
+NOT_KNOWN = "they hold a mass of unknown class, and none known to be malignant"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
@@ -34,6 +39,7 @@ class Ranking:
     score: FloatArray  # [n]
     malignant: BoolArray  # [n]
     patient: IntArray  # [n]
+    left_out: Mapping[str, int] = field(default_factory=dict)  # how many besides, by reason
 
     @property
     def undefined(self) -> str | None:
@@ -130,7 +136,7 @@ def image_malignancies(predictions: Predictions, images: int) -> FloatArray:
 
 
 def group_ranking(truth: Truth, suspicion: FloatArray, group: IntArray, unit: str) -> Ranking:
-    """Images, breasts or patients: does one hold something malignant?
+    """Images, breasts or patients: does one hold a malignant mass?
 
     `group` [I] numbers the unit that each image belongs to, 0…G-1, each unit of one patient.
     A unit's score is the largest `suspicion` [I] of its images.
@@ -142,11 +148,17 @@ def group_ranking(truth: Truth, suspicion: FloatArray, group: IntArray, unit: st
     kind = np.concatenate([truth.mass_class, truth.ignore_class])
     malignant = np.zeros(groups, dtype=bool)
     malignant[place[kind == MALIGNANT]] = True
-    unsure = np.zeros(groups, dtype=bool)
+    unsure, otherwise = np.zeros(groups, dtype=bool), np.zeros(groups, dtype=bool)
     unsure[place[kind == UNKNOWN_CLASS]] = True
+    otherwise[group[truth.said_malignant]] = True
     patient = np.zeros(groups, dtype=np.int64)
     patient[group] = truth.patient
-    known = malignant | ~unsure
+    known = malignant | ~(unsure | otherwise)
+    left_out = {
+        NO_SUCH_MASS: int((otherwise & ~known).sum()),
+        NOT_KNOWN: int((unsure & ~otherwise & ~known).sum()),
+    }
     return Ranking(
-        unit=unit, score=score[known], malignant=malignant[known], patient=patient[known]
+        unit=unit, score=score[known], malignant=malignant[known], patient=patient[known],
+        left_out={reason: count for reason, count in left_out.items() if count},
     )

@@ -19,6 +19,7 @@ from ftmtl.atomic import PARTS, clear_parts
 from ftmtl.config import Preset
 from ftmtl.datasets.records import ImageRecord
 from ftmtl.device import autocast, pick_device
+from ftmtl.fingerprint import fingerprint
 from ftmtl.network.backbone import read_imagenet
 from ftmtl.network.model import FTMTLNet, build
 from ftmtl.weights_file import UnusableWeights, load_weights, save_weights
@@ -345,7 +346,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _identity(preset: Preset, records: Sequence[ImageRecord]) -> str:
-    """A digest of all that a resumed run must share with the interrupted one."""
-    rows = [(str(r.image_id), [a.__dict__ for a in r.annotations]) for r in records]
+    """A digest of all that a resumed run must share with the interrupted one; films may move."""
+    rows = [(str(r.image_id), fingerprint(r.path), r.pixel_aspect,
+             [a.__dict__ for a in r.annotations]) for r in records]
     text = json.dumps([preset.to_json(), rows], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -22,9 +22,10 @@ from torch import Tensor
 from ftmtl.atomic import atomic_write
 from ftmtl.canvas import EDITION, CanvasGeometry, make_canvas
 from ftmtl.config import AugmentConfig
+from ftmtl.datasets.film import check_size, read_film
 from ftmtl.datasets.fitted import fitted_mask
 from ftmtl.datasets.records import BENIGN, MALIGNANT, Annotation, ImageRecord
-from ftmtl.mammogram import UnreadableMammogram, read_mammogram
+from ftmtl.mammogram import UnreadableMammogram
 from ftmtl.prefetch import ahead
 from ftmtl.rle import box_of
 
@@ -82,7 +83,7 @@ class CanvasCache:
         except Exception:  # not made yet, or damaged, which numpy meets with errors of every class
             self._make(record, file)
             pixels, geometry = self._stored(file)
-        _check_size(record, geometry.image_size)
+        check_size(record, geometry.image_size)
         return pixels, geometry
 
     def _stored(self, file: Path) -> tuple[NDArray[np.float32], CanvasGeometry]:
@@ -107,11 +108,8 @@ class CanvasCache:
         return hashlib.sha256(repr(identity).encode()).hexdigest()[:24]
 
     def _make(self, record: ImageRecord, file: Path) -> None:
-        mammogram = read_mammogram(record.path)
-        _check_size(record, mammogram.pixels.shape)
-        # The data set knows a stretch that the file does not; without one the file's own counts.
-        aspect = record.pixel_aspect if record.pixel_aspect != 1 else mammogram.pixel_aspect
-        canvas = make_canvas(mammogram.pixels, self.size, pixel_aspect=aspect)
+        film = read_film(record)
+        canvas = make_canvas(film.pixels, self.size, pixel_aspect=film.pixel_aspect)
         g = canvas.geometry
         rows, columns = g.filled
         with atomic_write(file) as stream:
@@ -120,16 +118,6 @@ class CanvasCache:
                 pixels=np.round(canvas.pixels[:rows, :columns] * 65535).astype(np.uint16),
                 geometry=np.array([*g.origin, *g.extent, *g.scale, *g.image_size]),
             )
-
-
-def _check_size(record: ImageRecord, size: tuple[int, ...]) -> None:
-    """UnreadableMammogram where a film of `size` (height, width) is not what its record says."""
-    if size != (record.height, record.width):
-        raise UnreadableMammogram(
-            record.path,
-            f"it has {size[1]}×{size[0]} pixels, the data set says {record.width}×{record.height}",
-            "Correct the data set",
-        )
 
 
 def readable(

@@ -88,6 +88,7 @@ class Gate:
         self.records, self.device = list(records), device
         self.truth = parse_truth(to_coco(self.records)) if self.records else None
         self.masses = self.truth.masses if self.truth else 0
+        self.searched = int(self.truth.searched_image.sum()) if self.truth else 0
         self._said: dict[str, list[dict[str, Any]]] = {}  # by the weights' digest
 
     @property
@@ -110,8 +111,8 @@ class Gate:
         """
         read = load_weights(weights)
         card = dict(read.metadata)
-        held = f"{len(self.records)} images with {self.masses} masses"
-        if self.can_judge and len(self.records) >= FEWEST_IMAGES:
+        held = f"{self.searched} images with {self.masses} masses"
+        if self.can_judge and self.searched >= FEWEST_IMAGES:
             said = self._predict(weights)
             card["operating_points"] = operating_points(to_coco(self.records), said)
             card["operating_points_from"] = f"this server's validation side: {held}"

@@ -187,6 +187,7 @@ def _figures(
     truth = parse_truth(coco)
     settled = parse_predictions(predictions, truth)
     false = settled.score[match(truth, settled, CRITERIA["iou>0.2"]) == FALSE_POSITIVE]
+    searched = int(truth.searched_image.sum())
     shown_as = np.array([entry["category_id"] for entry in predictions], dtype=np.int64)
     found, ranked, drawn = (
         whole["detection"]["iou>0.2"], whole["classification"], whole["segmentation"]
@@ -202,7 +203,7 @@ def _figures(
         "dice": drawn["dice_detected"],
         "dice_all": drawn["dice_all"],
         "fpi_by_threshold": [
-            [t, float((false >= t).sum()) / truth.images, truth.images] for t in THRESHOLDS
+            [t, float((false >= t).sum()) / searched, searched] for t in THRESHOLDS if searched
         ],
         "agreement": agreement(truth, settled, shown_as, threshold),
         "reasons": {key: reason for key, reason in reasons.items() if key in wanted},
