@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftmtl.json_fields import Fields, InvalidFindings, check_choice, check_range
-from ftmtl.rle import Rle, box_of, check_runs, decode_rle, encode_rle
+from ftmtl.rle import Piece, Rle, box_of, check_runs, decode_rle, encode_rle
 from ftmtl.veto import of_image
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "InvalidFindings",
     "Label",
     "ModelInfo",
+    "Piece",
     "Rle",
     "Verdict",
     "box_of",
@@ -126,6 +127,10 @@ class Finding:
     def mask(self) -> NDArray[np.bool_] | None:
         """Mask [height, width] of the whole image, or None where only a box is known."""
         return None if self.segmentation is None else decode_rle(self.segmentation)
+
+    def piece(self) -> Piece | None:
+        """The same without the emptiness around it, which is most of a mammogram."""
+        return None if self.segmentation is None else Piece.of_rle(self.segmentation)
 
     def to_json(self) -> dict[str, Any]:
         """The finding as plain dicts, lists, strings and numbers, ready for `json.dump`."""
