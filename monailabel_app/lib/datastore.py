@@ -32,7 +32,7 @@ from .dicomweb import DicomWeb
 from .images import Images
 from .label_store import LabelStore
 from .notes import Notes
-from .outbox import Outbox
+from .outbox import Outbox, Withdrawn
 from .pacs import Pacs
 from .refusals import check_tag, disk
 from .sides import Sides
@@ -239,16 +239,20 @@ class MammogramStore(Datastore):  # type: ignore[misc]
     def segmentation(self, image_id: str, tag: str, version: int) -> Dataset:
         """A label as a DICOM Segmentation of its image.
 
-        Raises NothingToSegment for "no mass here", PacsError where the image cannot be had, and
-        LookupError or UnreadableLabel where the label is gone.
+        Raises NothingToSegment for "no mass here", PacsError where the image cannot be had,
+        Withdrawn where the label no longer stands, and LookupError or UnreadableLabel where it or
+        its image is gone.
         """
         from ftmtl.dicom_seg import to_dicom_seg  # slow to import: not at the server's start
 
+        present = self.labels.current(image_id, tag)
+        if present is None or present.version != version:
+            what = f"version {present.version} took its place" if present else "it was withdrawn"
+            raise Withdrawn(f"{what} before it was sent")
         entry = self.catalogue.get(image_id)
-        found = [v for v in self.labels.versions(image_id, tag) if v.version == version]
-        if entry is None or not found or found[0].file is None:
-            raise LookupError(f"{image_id}: the label or its image is gone")
-        findings = read_label_file(self.labels.file(found[0]), image=info_of(entry.image or {}))
+        if entry is None:
+            raise LookupError(f"{image_id}: the image is gone")
+        findings = read_label_file(self.labels.file(present), image=info_of(entry.image or {}))
         header = pydicom.dcmread(self.catalogue.fetch(entry), stop_before_pixels=True)
         return to_dicom_seg(findings, header, name=f"{tag} {version}")
 
