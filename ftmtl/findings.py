@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmtl.json_fields import Fields, InvalidFindings, check_choice, check_range
+from ftmtl.json_fields import Fields, InvalidFindings, check_choice, check_range, check_text
 from ftmtl.rle import Piece, Rle, box_of, check_runs, decode_rle, encode_rle
 from ftmtl.veto import of_image
 
@@ -181,6 +181,8 @@ class ModelInfo:
     sha256: str
 
     def __post_init__(self) -> None:
+        for name in ("name", "version", "sha256"):
+            check_text(getattr(self, name), f"The model: {name}")
         if not self.name or not self.version:
             raise InvalidFindings("The model: name and version must not be empty.")
         if not _SHA256.fullmatch(self.sha256):

@@ -150,6 +150,32 @@ def test_a_label_of_any_name(server: Server, tmp_path: Path, name: str) -> None:
     assert "Jane" not in reply.text + json.dumps(versions(server, image.id)) if reply.ok else True
 
 
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", r'"\ud83d"', r'[{"\udc00": 1}]'])
+def test_what_no_reply_can_hold_is_refused(server: Server, tmp_path: Path, value: str) -> None:
+    """One note of that kind, and the work list would be broken for everybody."""
+    image = ImageInfo(id=IMAGES[4], width=WIDTH, height=HEIGHT)
+    info = {"info": f'{{"quality": {value}}}'}
+    assert server.put(f"/datastore/image/info?image={image.id}", data=info).status_code == 400
+    label = write_label(tmp_path / "x.seg.nrrd", image, "benign")
+    comment = {"params": f'{{"comment": {value}}}'}
+    place = f"/datastore/label?image={image.id}&tag=final"
+    reply = server.put(place, files={"label": ("x.seg.nrrd", label.read_bytes())}, data=comment)
+    assert reply.status_code == 400
+    body, kind = f'{{"client_id": "ann", "x": {value}}}', {"Content-Type": "application/json"}
+    assert server.post("/activelearning/first", data=body, headers=kind).status_code == 400
+    assert server.get("/datastore/", output="all").ok
+
+
+def test_a_note_does_not_hide_which_image_was_chosen(server: Server) -> None:
+    chosen = server.post("/activelearning/first", json={"client_id": "dee"}).json()
+    note = {"id": "another", "reason": "mine", "held_until": 0, "room": 3}
+    place = f"/datastore/image/info?image={chosen['id']}"
+    assert server.put(place, data={"info": json.dumps(note)}).ok
+    again = server.post("/activelearning/first", json={"client_id": "dee"}).json()
+    assert (again["id"], again["reason"]) == (chosen["id"], chosen["reason"])
+    assert again["held_until"] >= chosen["held_until"] and again["room"] == 3
+
+
 def test_what_makes_no_sense_is_refused(server: Server, tmp_path: Path) -> None:
     image = ImageInfo(id=IMAGES[4], width=WIDTH, height=HEIGHT)
     file = write_label(tmp_path / "x.seg.nrrd", image, "benign")

@@ -34,11 +34,14 @@ from .label_store import LabelStore
 from .notes import Notes
 from .outbox import Outbox, Withdrawn
 from .pacs import Pacs
-from .refusals import check_tag, disk
+from .refusals import check_tag, disk, sendable
 from .sides import Sides
 from .submissions import Wishes, check_submission
 
 PACS_CACHE = 20_000_000_000  # bytes
+# What a strategy says of the image that it chose. MONAI Label lays the image's info over it, so a
+# note of such a name would hide which image was chosen, and why.
+CHOSEN = frozenset({"id", "reason", "held_until", "strategy"})
 
 
 class MammogramStore(Datastore):  # type: ignore[misc]
@@ -107,9 +110,8 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         label = self.labels.current(image_id)
         suffix = image_suffix(entry.path) or ".dcm"
         notes = self.notes.of_image(image_id)
-        notes.pop("strategy", None)  # in a reply it would hide the name of the one that chose
         return {
-            **notes,
+            **{k: v for k, v in notes.items() if k not in CHOSEN},
             "name": image_id if image_id.lower().endswith(suffix) else image_id + suffix,
             **{k: image.get(k) for k in ("width", "height", "spacing_mm")},
             **{k: image.get(k) for k in ("laterality", "view", "patient_key")},
@@ -230,7 +232,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
             raise HTTPException(404, str(error)) from error
 
     def _public(self, version: LabelVersion) -> dict[str, Any]:
-        row = version.to_json()
+        row = sendable(version.to_json())
         place = str(row.pop("image")["id"]), version.tag, version.version
         for private in ("file", "source"):
             row.pop(private)

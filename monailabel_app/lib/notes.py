@@ -13,7 +13,7 @@ from ftmtl.atomic import write_json
 from ftmtl.datasets.labels import image_folder
 
 from .files import set_aside
-from .refusals import check_object, disk
+from .refusals import check_object, disk, sendable
 
 LARGEST = 64_000  # bytes of JSON about one image
 
@@ -50,7 +50,7 @@ class Notes:
         notes: dict[str, dict[str, Any]] = {"image": {}, "labels": {}}
         try:
             stored = json.loads(file.read_text(encoding="utf-8"))
-            notes.update({part: dict(stored[part]) for part in notes})
+            notes.update({part: sendable(dict(stored[part])) for part in notes})
         except FileNotFoundError:
             pass
         except (ValueError, TypeError, KeyError) as error:
