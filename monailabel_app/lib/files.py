@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from ftmtl import atomic
@@ -25,8 +26,12 @@ def set_aside(file: Path, error: Exception) -> Path:
     number = 1
     while (aside := file.with_name(f"{file.name}.damaged-{number}")).exists():
         number += 1
-    os.replace(file, aside)
-    logger.warning("%s is damaged (%s). It was set aside as %s", file.name, error, aside.name)
+    with suppress(FileNotFoundError):  # another process was quicker
+        os.replace(file, aside)
+    logger.error(
+        "%s is damaged (%s). It was set aside as %s; the backup may hold a whole one",
+        file.name, error, aside.name,
+    )  # fmt: skip
     return aside
 
 
