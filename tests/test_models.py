@@ -45,6 +45,24 @@ def test_a_restart_does_not_undo_a_publication(tmp_path: Path) -> None:
     assert again.begin_with(weights(tmp_path, "other"), origin="given").version == "3"
 
 
+def test_a_new_starter_goes_past_no_gate(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+
+    def update(name: str) -> str:
+        return registry.begin_with(weights(tmp_path, name), origin="starter").version
+
+    assert [update("one"), update("two"), update("two")] == ["1", "2", "2"], "nobody chose these"
+    registry.bring_back("1")
+    assert [update("three"), update("three")] == ["1", "1"], "a person chose it"
+    assert caplog.text.count("version 3, a candidate. Version 1, which came here") == 1
+    trained = registry.add(weights(tmp_path, "trained"), origin="training", verdict="better")
+    registry.publish(trained.version, reason="publish: gate; better")
+    assert update("five") == "4" and [v.version for v in registry.versions()][-1] == "5"
+    assert registry.bring_back("5").version == "5", "it waits for a person"
+
+
 def test_unknown_versions_are_refused_and_change_nothing(tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path / "models")
     registry.begin_with(weights(tmp_path, "starter"), origin="starter")

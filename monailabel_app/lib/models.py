@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 MODEL = "ft_mtl_net"
 POINTER, COPY = "current.json", "current.copy.json"
+ASKED = "asked for"  # the reason of a publication: by a person
 PASSED = ("better", "not worse")  # the gate's words for what may go into service
 
 
@@ -141,7 +142,7 @@ class ModelRegistry:
                 f"The gate refused version {version}: its figure is {gate.get('candidate')}, that "
                 f"of version {gate.get('champion_version')} was {gate.get('champion')}"
             )
-        return self.publish(version, reason="asked for")
+        return self.publish(version, reason=ASKED)
 
     def publish(self, version: str, *, reason: str, over: str | None = None) -> ModelVersion:
         """Takes a version into service. Raises UnknownVersion.
@@ -167,20 +168,34 @@ class ModelRegistry:
     def begin_with(self, weights: Path, *, origin: str) -> ModelVersion:
         """Sees to it that `weights` are known and that something is in service.
 
-        Weights never seen before are published; the same weights again change nothing, so that a
-        restart does not undo what training has published since.
+        The same weights again change nothing, so that a restart does not undo what training has
+        published since. New ones that were given are published; so is a new starter after an older
+        one. In the place of a trained version, or of one that a person chose, it waits as a
+        candidate: an update of the program does not go past the gate.
         """
         with self._lock:
             digest = sha256_of(weights)
-            if all(v.sha256 != digest for v in self.versions()):
-                self.publish(self.add(weights, origin=origin).version, reason=origin)
+            known = next((v for v in self.versions() if v.sha256 == digest), None)
             current = self.current()
-            if current is None:
-                known = next(v for v in self.versions() if v.sha256 == digest)
+            is_new = known is None
+            known = known or self.add(weights, origin=origin)
+            if current is None or (is_new and (origin != "starter" or self._only_starters())):
                 current = self.publish(known.version, reason=origin)
+            elif is_new:
+                logger.warning(
+                    "This program's starter weights are new: version %s, a candidate. Version %s, "
+                    "which came here by training or by choice, stays in service. Try the new one "
+                    "with POST /versions/%s/%s",
+                    known.version, current.version, MODEL, known.version,
+                )  # fmt: skip
             if not (self.folder / COPY).exists():
                 write_json(self.folder / COPY, self._look().pointer)
             return current
+
+    def _only_starters(self) -> bool:
+        """Whether what is in service came with a program, and nobody chose it."""
+        latest = self.publications()[-1]
+        return latest["reason"] != ASKED and self.get(latest["version"]).origin == "starter"
 
     def _point_to(
         self, version: ModelVersion, before: list[dict[str, Any]], reason: str
