@@ -350,7 +350,16 @@ def test_a_record_that_does_not_say_its_image_is_left_out(
     record.write_text(json.dumps({**row, "image": {**row["image"], **image} if keeps else image}))
     [other], [line] = read_labels(store.workspace, store.studies)
     assert other.image_id == "1.2.840.3"
-    assert line.startswith(f"{record}: what it says of its image cannot be read (")
+    assert line.startswith("1.2.840.1: what 0001.json says of it cannot be read (")
+
+
+def test_a_damaged_label_is_told_by_its_image(store: MammogramStore, tmp_path: Path) -> None:
+    sent = write_label(tmp_path / "x.seg.nrrd", store.image_info("1.2.840.1"), "benign")
+    store.save_label("1.2.840.1", str(sent), "final", {})
+    Path(store.get_label_uri("1.2.840.1", "final")).write_bytes(b"NRRD0004\n")
+    nothing, [line] = read_labels(store.workspace, store.studies, named=lambda image: image + "!")
+    assert nothing == []
+    assert line.startswith("1.2.840.1!: its label 0001.seg.nrrd cannot be used: it is damaged")
 
 
 def test_a_patient_keeps_her_side(store: MammogramStore, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from .catalogue import Entry, image_suffix
 from .dicomweb import DicomWeb
 from .images import Images
 from .label_store import LabelStore
+from .names import Names
 from .notes import Notes
 from .outbox import Outbox, Withdrawn
 from .pacs import Pacs
@@ -62,7 +63,8 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         self.outbox: Outbox | None = None
         if isinstance(studies, DicomWeb):
             self.outbox = Outbox(workspace / "outbox", studies, self.segmentation)
-        self.notes = Notes(workspace / "info")
+        self.names = Names(workspace / "unreadable.json")
+        self.notes = Notes(workspace / "info", self.names)
         self._accepted = threading.local()
         self._reading_of: Callable[[str], dict[str, Any]] = lambda image: {"state": "new"}
 
