@@ -16,7 +16,7 @@ from test_datastore import HEIGHT, WIDTH, write_dicom, write_label
 from ftmtl.findings import ImageInfo
 from ftmtl.label_file import read_label_file
 
-IMAGES = [f"1.2.840.{number}" for number in range(1, 6)]
+IMAGES = [f"1.2.840.{number}" for number in range(1, 7)]
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,23 @@ def test_the_stock_plugins_overlapping_segments(server: Server, tmp_path: Path) 
     assert kept(server, IMAGES[1], tmp_path) == expected
     reply = server.get("/datastore/label", label=IMAGES[1], tag="final")
     assert reply.content == file.read_bytes(), "it is kept as it came"
+
+
+def test_what_the_model_says_replaces_no_readers_label(server: Server, tmp_path: Path) -> None:
+    image = ImageInfo(id=IMAGES[5], width=WIDTH, height=HEIGHT)
+    label = write_label(tmp_path / "x.seg.nrrd", image, "benign")
+    assert put(server, image.id, label, client_id="ann").ok
+
+    def infer(**params: Any) -> Any:
+        place = f"/infer/ft_mtl_net?image={image.id}&output=image"
+        return server.post(place, data={"params": json.dumps({"save_label": True, **params})})
+
+    for tag in ("final", "mine", 3, {}):
+        assert infer(label_tag=tag).status_code == 400, tag
+    assert kept(server, image.id, tmp_path) == [("benign", (10, 20, 20, 20))]
+    assert infer().ok and infer(label_tag="original").ok
+    tags = server.get("/datastore/", output="all").json()["objects"][image.id]["labels"]
+    assert {tag: row["info"]["version"] for tag, row in tags.items()} == {"final": 1, "original": 2}
 
 
 def test_no_mass_here_is_a_label(server: Server, tmp_path: Path) -> None:
