@@ -16,7 +16,7 @@ from test_datastore import HEIGHT, WIDTH, write_dicom, write_label
 from ftmtl.findings import ImageInfo
 from ftmtl.label_file import read_label_file
 
-IMAGES = [f"1.2.840.{number}" for number in range(1, 7)]
+IMAGES = [f"1.2.840.{number}" for number in range(1, 8)]  # the last is never labelled
 
 
 @pytest.fixture(scope="module")
