@@ -25,8 +25,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmtl.json_fields import Fields, InvalidFindings, check_choice, check_range
-from ftmtl.rle import Rle, box_of, check_runs, decode_rle, encode_rle
+from ftmtl.json_fields import Fields, InvalidFindings, check_choice, check_range, check_text
+from ftmtl.rle import Piece, Rle, box_of, check_runs, decode_rle, encode_rle
 from ftmtl.veto import of_image
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "InvalidFindings",
     "Label",
     "ModelInfo",
+    "Piece",
     "Rle",
     "Verdict",
     "box_of",
@@ -127,6 +128,10 @@ class Finding:
         """Mask [height, width] of the whole image, or None where only a box is known."""
         return None if self.segmentation is None else decode_rle(self.segmentation)
 
+    def piece(self) -> Piece | None:
+        """The same without the emptiness around it, which is most of a mammogram."""
+        return None if self.segmentation is None else Piece.of_rle(self.segmentation)
+
     def to_json(self) -> dict[str, Any]:
         """The finding as plain dicts, lists, strings and numbers, ready for `json.dump`."""
         return _finding_to_json(self)
@@ -176,6 +181,8 @@ class ModelInfo:
     sha256: str
 
     def __post_init__(self) -> None:
+        for name in ("name", "version", "sha256"):
+            check_text(getattr(self, name), f"The model: {name}")
         if not self.name or not self.version:
             raise InvalidFindings("The model: name and version must not be empty.")
         if not _SHA256.fullmatch(self.sha256):

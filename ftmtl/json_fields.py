@@ -34,9 +34,8 @@ class Fields:
     def text(self, name: str) -> str:
         """A string."""
         value = self[name]
-        if not isinstance(value, str):
-            raise InvalidFindings(f"{self._where}: {name} must be a string.")
-        return value
+        check_text(value, f"{self._where}: {name}")
+        return str(value)
 
     def optional_text(self, name: str) -> str | None:
         """A string or None."""
@@ -102,6 +101,17 @@ def check_choice(value: object, options: Sequence[str], here: str) -> None:
     """Raise InvalidFindings unless `value` is one of `options`; `here` begins the message."""
     if value not in options:
         raise InvalidFindings(f"{here} must be one of {', '.join(options)}.")
+
+
+def check_text(value: object, here: str) -> None:
+    """Raise InvalidFindings unless `value` is text; JSON may name half a pair of surrogates."""
+    try:
+        if isinstance(value, str):
+            value.encode()
+            return
+    except UnicodeEncodeError:
+        pass
+    raise InvalidFindings(f"{here} must be a string of whole characters.")
 
 
 def check_range(value: float, least: float, most: float, here: str) -> None:

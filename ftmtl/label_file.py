@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,8 @@ from ftmtl.findings import (
     InvalidFindings,
     Label,
     ModelInfo,
+    Piece,
     Verdict,
-    box_of,
-    encode_rle,
 )
 from ftmtl.label_grid import LabelGrid, UnreadableLabel, read_grid, wrong_size
 from ftmtl.label_segments import (
@@ -58,6 +57,7 @@ from ftmtl.veto import IMAGE_RULE
 __all__ = ["UnreadableLabel", "read_label_file", "write_label_file"]
 
 DOCUMENT = "ftmtl_findings"
+MOST_DRAWN = 200  # new findings in one file; one mammogram never has so many masses
 HOW = f"{IMAGE_RULE}; a person's finding is a mass for certain, malignant 1 or 0"
 
 
@@ -95,14 +95,12 @@ def _stack(findings: Findings) -> tuple[list[NDArray[np.uint8]], list[tuple[int,
     used = [0]
     places: list[tuple[int, int]] = []
     for finding in findings.findings:
-        mask = finding.mask()
-        crop = np.s_[0:0, 0:0]
-        if mask is not None:
-            x, y, width, height = map(int, box_of(mask))
-            crop = np.s_[y : y + height, x : x + width]
-            mask = mask[crop]
+        piece, crop = finding.piece(), np.s_[0:0, 0:0]
+        if piece is not None:
+            rows, columns = piece.pixels.shape
+            crop = np.s_[piece.y : piece.y + rows, piece.x : piece.x + columns]
         for number, layer in enumerate(layers):
-            if used[number] < 255 and (mask is None or not layer[crop][mask].any()):
+            if used[number] < 255 and (piece is None or not layer[crop][piece.pixels].any()):
                 break
         else:
             number = len(layers)
@@ -110,8 +108,8 @@ def _stack(findings: Findings) -> tuple[list[NDArray[np.uint8]], list[tuple[int,
             used.append(0)
         used[number] += 1
         places.append((number, used[number]))
-        if mask is not None:
-            layers[number][crop][mask] = used[number]
+        if piece is not None:
+            layers[number][crop][piece.pixels] = used[number]
     return layers, places
 
 
@@ -125,7 +123,8 @@ def read_label_file(
 
     Reads our own `.seg.nrrd`, one that another program saved again, and label maps of one slice
     (`.nrrd`, `.nii.gz`). A label map's values are named by `label_info`, [{"name", "idx"}]; without
-    it 1 is benign and 2 malignant. Each connected component (8 neighbours) of it is a finding.
+    it 1 is benign and 2 malignant. Each connected component (8 neighbours) of it is a finding;
+    more than 200 are refused.
     """
     grid = read_grid(path, width=image.width, height=image.height)
     try:
@@ -149,6 +148,7 @@ def _from_segments(path: Path, grid: LabelGrid, image: ImageInfo) -> Findings:
     ids = set(known)
     before, model = list(known.values()), document.model if document else None
     found: list[Finding] = []
+    drawn = 0
     for segment in segments:
         _check_image(path, segment.image_id, image)
         written = segment.written()
@@ -159,7 +159,9 @@ def _from_segments(path: Path, grid: LabelGrid, image: ImageInfo) -> Findings:
             model = model or segment.model()
             ids.add(segment.id)
         if original is None:
-            found += _new(path, segment, image, ids)
+            new = _new(path, segment, image, ids, drawn)
+            drawn += len(new)
+            found += new
         else:
             found += _merge(original, segment, written, mask, image)
     # What the document has left has no segment: a box alone, or a mask that was deleted.
@@ -186,15 +188,15 @@ def _merge(
     redrawn = digest(segment.rle) != mask
     if not redrawn and label == original.label:
         return [original]
-    if redrawn and segment.mask is None:
+    if redrawn and segment.rle is None:
         return _taken_away(original)
     changes: dict[str, Any] = {"label": label}
     if original.status != "added":
         changes["status"] = "edited"
-    if redrawn and segment.mask is not None:
+    if redrawn and segment.rle is not None:
         changes |= {
             "segmentation": segment.rle,
-            "bbox": box_of(segment.mask),
+            "bbox": Piece.of_rle(segment.rle).box,
             "mask_source": "annotated",
         }
     return [_measured(replace(original, **changes), image)]
@@ -204,14 +206,17 @@ def _taken_away(original: Finding) -> list[Finding]:
     return [replace(original, status="rejected")] if original.source == "model" else []
 
 
-def _new(path: Path, segment: Segment, image: ImageInfo, ids: set[str]) -> list[Finding]:
+def _new(
+    path: Path, segment: Segment, image: ImageInfo, ids: set[str], before: int
+) -> list[Finding]:
     """Findings of a segment that nobody knows: one for each component, unless tagged by us."""
-    if segment.mask is None or segment.name.endswith(REJECTED):
+    if segment.rle is None or segment.name.endswith(REJECTED):
         return []
     label = segment.tagged or segment.named
     if label is None:
         raise _unknown_name(path, segment.name)
-    parts = [segment.mask] if segment.tags else list(_components(segment.mask))
+    whole = Piece.of_rle(segment.rle)
+    parts = [whole] if segment.tags else _components(path, whole, before)
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", segment.id).lstrip("._-")[:48] or "segment"
     names = [stem] if len(parts) == 1 else [f"{stem}-{n}" for n in range(1, len(parts) + 1)]
     return [_added(name, label, part, image, ids) for name, part in zip(names, parts, strict=True)]
@@ -250,7 +255,7 @@ def _from_label_map(
         if label is None and names[value].strip().lower() != "background":
             raise _unknown_name(path, names[value])
         if label is not None:
-            for part in _components(voxels == value):
+            for part in _components(path, Piece.of(voxels == value), len(found)):
                 found.append(_added(f"{label}-{len(found) + 1}", label, part, image, ids))
     return found
 
@@ -266,19 +271,27 @@ def _names(path: Path, label_info: Sequence[Mapping[str, Any]] | None) -> dict[i
         ) from error
 
 
-def _components(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
-    """Parts of a mask [height, width] that hang together, corners included."""
-    x, y, width, height = map(int, box_of(mask))
-    parts, count = ndimage.label(mask[y : y + height, x : x + width], np.ones((3, 3)))
-    for number in range(1, count + 1):
-        part = np.zeros(mask.shape, dtype=np.bool_)
-        part[y : y + height, x : x + width] = parts == number
-        yield part
+def _components(path: Path, mask: Piece, before: int) -> list[Piece]:
+    """Parts of a mask that hang together, corners included.
+
+    Raises UnreadableLabel where they are more than a person draws, with the `before` that the file
+    has shown already: Slicer's Threshold leaves hundreds of specks, and each would be a finding.
+    """
+    parts, count = ndimage.label(mask.pixels, np.ones((3, 3)))
+    if before + count > MOST_DRAWN:
+        raise UnreadableLabel(
+            path,
+            f"what is drawn falls into {before + count} separate pieces, and {MOST_DRAWN} is the "
+            "most",
+            "Remove the specks (Segment Editor, Islands, Remove small islands) and send it again.",
+        )
+    return [
+        Piece(mask.x + columns.start, mask.y + rows.start, parts[rows, columns] == number)
+        for number, (rows, columns) in enumerate(ndimage.find_objects(parts), start=1)
+    ]
 
 
-def _added(
-    name: str, label: Label, mask: NDArray[np.bool_], image: ImageInfo, ids: set[str]
-) -> Finding:
+def _added(name: str, label: Label, piece: Piece, image: ImageInfo, ids: set[str]) -> Finding:
     """A person's new finding, under a name that is still free."""
     free, number = name, 1
     while free in ids:
@@ -288,8 +301,8 @@ def _added(
     finding = Finding(
         id=free,
         label=label,
-        bbox=box_of(mask),
-        segmentation=encode_rle(mask),
+        bbox=piece.box,
+        segmentation=piece.encode(image.height, image.width),
         mask_source="annotated",
         source="annotator",
         status="added",
@@ -298,8 +311,8 @@ def _added(
 
 
 def _measured(finding: Finding, image: ImageInfo) -> Finding:
-    mask = finding.mask()
-    area, diameter = (None, None) if mask is None else measure_mask(mask, image.spacing_mm)
+    piece = finding.piece()
+    area, diameter = (None, None) if piece is None else measure_mask(piece.pixels, image.spacing_mm)
     return replace(finding, area_mm2=area, diameter_mm=diameter)
 
 

@@ -23,9 +23,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ftmtl.findings import (
     LABELS,
     Finding,
@@ -33,8 +30,8 @@ from ftmtl.findings import (
     ImageInfo,
     Label,
     ModelInfo,
+    Piece,
     Rle,
-    encode_rle,
 )
 from ftmtl.label_grid import LabelGrid, UnreadableLabel, wrong_size
 
@@ -62,13 +59,15 @@ def digest(rle: Rle | None) -> str:
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment as a file has it, its mask laid on the image."""
+    """One segment as a file has it, its mask laid on the image.
+
+    The mask is kept as a code alone: a file may have hundreds, each as large as the image.
+    """
 
     id: str
     name: str
     tags: Mapping[str, str]  # ours, without their "ftmtl."
-    mask: NDArray[np.bool_] | None  # [height, width] of the image; None where it is empty
-    rle: Rle | None  # the same
+    rle: Rle | None  # of its mask; None where that is empty
 
     @property
     def image_id(self) -> str | None:
@@ -230,17 +229,15 @@ def _segment(
         x0, x1, y0, y1 = _whole_numbers(fields["Extent"], 6)[:4]
         x0, y0 = max(x0, 0), max(y0, 0)
     drawn = grid.layers[layer, y0 : max(y1 + 1, 0), x0 : max(x1 + 1, 0)] == value
-    mask = None
+    rle = None
     if drawn.any():
-        mask = np.zeros((image.height, image.width), dtype=np.bool_)
-        mask[y + y0 : y + y0 + drawn.shape[0], x + x0 : x + x0 + drawn.shape[1]] = drawn
+        rle = Piece.of(drawn, x=x + x0, y=y + y0).encode(image.height, image.width)
     tags = (tag.partition(":") for tag in fields.get("Tags", "").split("|"))
     return Segment(
         id=fields.get("ID", f"Segment_{number}"),
         name=fields.get("Name", ""),
         tags={key[len("ftmtl.") :]: value for key, _, value in tags if key.startswith("ftmtl.")},
-        mask=mask,
-        rle=None if mask is None else encode_rle(mask),
+        rle=rle,
     )
 
 

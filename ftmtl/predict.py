@@ -21,10 +21,10 @@ from ftmtl.findings import (
     Findings,
     ImageInfo,
     ModelInfo,
+    Piece,
     Rle,
     Verdict,
     VerdictLabel,
-    encode_rle,
 )
 from ftmtl.mammogram import Mammogram, MammogramHeader
 from ftmtl.measure import measure_mask
@@ -298,20 +298,6 @@ def _stretched(map_bytes: bytes, shape: tuple[int, int], box: tuple[float, float
     inside = probable >= min(0.5, float(small.max()) / 2)
     if not inside.any():
         return None, None, None
-    columns = np.zeros((size[0], right - left), dtype=bool)
-    columns[top:bottom] = inside.numpy()
-    area, diameter = measure_mask(columns[top:bottom], spacing)
-    return _widened(encode_rle(columns), left, size), area, diameter
-
-
-def _widened(rle: Rle, left: int, size: tuple[int, int]) -> Rle:
-    """The code of some columns as that of the whole image: runs of zeros before and after."""
-    height, width = size
-    counts = list(rle["counts"])
-    counts[0] += left * height
-    after = height * width - sum(counts)
-    if len(counts) % 2:  # it ends in zeros already
-        counts[-1] += after
-    elif after:
-        counts.append(after)
-    return {"size": [height, width], "counts": counts}
+    piece = Piece.of(inside.numpy(), x=left, y=top)
+    area, diameter = measure_mask(piece.pixels, spacing)
+    return piece.encode(*size), area, diameter

@@ -42,6 +42,7 @@ from monailabel_app.server import log
 
 logger = logging.getLogger(__name__)
 LEFTOVER_SECONDS = 3600
+ORIGINAL = DefaultLabelTag.ORIGINAL.value  # the tag of what the model says
 
 
 class MyApp(MONAILabelApp):  # type: ignore[misc]
@@ -170,6 +171,10 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         if task is None:
             raise HTTPException(404, f"There is no model {request.get('model')!r}, only {MODEL}")
         store = datastore or self._datastore
+        saves, tag = request.get("save_label") in (True, "true"), request.get("label_tag")
+        if saves and tag not in (None, "", ORIGINAL):
+            # A reading that nobody looked at must not take the place of a reader's label.
+            raise HTTPException(400, f"save_label keeps the findings under {ORIGINAL!r} alone")
         image, known = request.get("image"), True
         if isinstance(image, str) and self._was_uploaded(image):
             source, known = ImageFile(Path(image), Path(image).parent), False
@@ -177,10 +182,9 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
             source = listed(store, image)
         file, document = task({**request, "source": source})
         label = file
-        if file and known and request.get("save_label") in (True, "true"):
-            tag = request.get("label_tag") or DefaultLabelTag.ORIGINAL.value
-            label = store.save_label(image, file, tag, {})
-        return {"label": label, "tag": DefaultLabelTag.ORIGINAL, "file": file, "params": document}
+        if file and known and saves:
+            label = store.save_label(image, file, ORIGINAL, {})
+        return {"label": label, "tag": ORIGINAL, "file": file, "params": document}
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The next image to read, without the server's path to it."""

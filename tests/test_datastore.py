@@ -350,7 +350,16 @@ def test_a_record_that_does_not_say_its_image_is_left_out(
     record.write_text(json.dumps({**row, "image": {**row["image"], **image} if keeps else image}))
     [other], [line] = read_labels(store.workspace, store.studies)
     assert other.image_id == "1.2.840.3"
-    assert line.startswith(f"{record}: what it says of its image cannot be read (")
+    assert line.startswith("1.2.840.1: what 0001.json says of it cannot be read (")
+
+
+def test_a_damaged_label_is_told_by_its_image(store: MammogramStore, tmp_path: Path) -> None:
+    sent = write_label(tmp_path / "x.seg.nrrd", store.image_info("1.2.840.1"), "benign")
+    store.save_label("1.2.840.1", str(sent), "final", {})
+    Path(store.get_label_uri("1.2.840.1", "final")).write_bytes(b"NRRD0004\n")
+    nothing, [line] = read_labels(store.workspace, store.studies, named=lambda image: image + "!")
+    assert nothing == []
+    assert line.startswith("1.2.840.1!: its label 0001.seg.nrrd cannot be used: it is damaged")
 
 
 def test_a_patient_keeps_her_side(store: MammogramStore, tmp_path: Path) -> None:
@@ -401,6 +410,31 @@ def test_damaged_files_never_stop_a_start(
     assert "0002.json" in caplog.text
     later.save_label("1.2.840.3", str(sent), "final", {})
     assert sorted((store.workspace / "labels").rglob("*.seg.nrrd"))[:3] == labels[:3]
+
+
+def test_what_no_reply_can_hold_is_told_without_it(store: MammogramStore, tmp_path: Path) -> None:
+    """Of a workspace in which such a thing was stored once."""
+    sent = write_label(tmp_path / "x.seg.nrrd", store.image_info("1.2.840.1"), "benign")
+    store.save_label("1.2.840.1", str(sent), "final", {"comment": "poor"})
+    store.update_image_info("1.2.840.1", {"quality": [0.5], "room": 3})
+    for file in store.workspace.rglob("*.json"):
+        text = file.read_text().replace('"poor"', r'"poor \ud83d"').replace("0.5", "NaN")
+        file.write_text(text)
+    later = again(store)
+    told = json.dumps(later.json(), allow_nan=False, ensure_ascii=False).encode()
+    assert b'"quality": [null]' in told and b'"room": 3' in told and b'"poor ?"' in told
+
+
+def test_a_model_whose_name_is_no_text_is_refused(store: MammogramStore, tmp_path: Path) -> None:
+    image = store.image_info("1.2.840.1")
+    sent = write_label(tmp_path / "x.seg.nrrd", image, "benign")
+    model = {"name": "\ud83d", "version": "1", "sha256": "a" * 64}
+    voxels, header = nrrd.read(str(sent))
+    document = json.loads(header["ftmtl_findings"])
+    header["ftmtl_findings"] = json.dumps({**document, "model": model}).replace("\\", "\\\\")
+    nrrd.write(str(sent), voxels, header)
+    told = refusal(422, store.save_label, "1.2.840.1", str(sent), "final", {})
+    assert "whole characters" in told
 
 
 def test_a_label_map_under_another_name_keeps_its_meaning(

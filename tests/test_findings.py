@@ -18,6 +18,7 @@ from ftmtl.findings import (
     Findings,
     ImageInfo,
     InvalidFindings,
+    Piece,
     Verdict,
     box_of,
     decode_rle,
@@ -92,7 +93,10 @@ def test_masks_are_coded_as_pycocotools_codes_them(mask):
     np.testing.assert_array_equal(coco.decode(packed).astype(bool), mask)
     np.testing.assert_array_equal(decode_rle(rle), mask)
     if mask.any():
-        assert box_of(mask) == tuple(coco.toBbox(packed))
+        piece = Piece.of_rle(rle)
+        assert box_of(mask) == tuple(coco.toBbox(packed)) == piece.box
+        np.testing.assert_array_equal(piece.pixels, Piece.of(mask).pixels)
+        assert piece.encode(height, width) == rle
     else:
         with pytest.raises(ValueError):
             box_of(mask)

@@ -13,6 +13,7 @@ vtkMRMLSegmentationStorageNode), from the file that `write_label_file(…, readi
 import gzip
 import os
 import re
+import tracemalloc
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -287,6 +288,37 @@ def test_drawn_in_slicer_without_us():
         np.testing.assert_array_equal(finding.mask(), mask)
         assert (finding.source, finding.status) == ("annotator", "added")
         assert finding.mask_source == "annotated"
+
+
+def spots(path, count):
+    """What Slicer's Threshold leaves of a whole film: one segment of so many specks."""
+    film = ImageInfo(id="1.2.3", width=2000, height=2500, spacing_mm=(0.07, 0.07))
+    voxels = np.zeros((film.width, film.height, 1), np.uint8)
+    for n in range(count):
+        voxels[n % 40 * 49 : n % 40 * 49 + 3, n // 40 * 200 : n // 40 * 200 + 3] = 1
+    nrrd.write(str(path), voxels, {"Segment0_ID": "s", "Segment0_Name": "malignant"})
+    return film
+
+
+def test_memory_does_not_grow_with_the_findings(tmp_path):
+    film = spots(tmp_path / "a.seg.nrrd", 200)
+    tracemalloc.start()
+    try:
+        read = read_label_file(tmp_path / "a.seg.nrrd", image=film)
+        write_label_file(tmp_path / "b.seg.nrrd", read)
+        again = read_label_file(tmp_path / "b.seg.nrrd", image=film)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(read.findings) == 200 and again == read
+    assert {finding.bbox[2:] for finding in read.findings} == {(3, 3)}
+    assert peak < 12 * film.width * film.height, "not a mask of the whole film for each"
+
+
+def test_specks_are_refused(tmp_path):
+    film = spots(tmp_path / "a.seg.nrrd", 201)
+    with pytest.raises(UnreadableLabel, match=r"201 separate pieces.* Remove the specks"):
+        read_label_file(tmp_path / "a.seg.nrrd", image=film)
 
 
 def test_one_voxel_means_no_mask():

@@ -16,7 +16,7 @@ from test_datastore import HEIGHT, WIDTH, write_dicom, write_label
 from ftmtl.findings import ImageInfo
 from ftmtl.label_file import read_label_file
 
-IMAGES = [f"1.2.840.{number}" for number in range(1, 6)]
+IMAGES = [f"1.2.840.{number}" for number in range(1, 8)]  # the last is never labelled
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,23 @@ def test_the_stock_plugins_overlapping_segments(server: Server, tmp_path: Path) 
     assert reply.content == file.read_bytes(), "it is kept as it came"
 
 
+def test_what_the_model_says_replaces_no_readers_label(server: Server, tmp_path: Path) -> None:
+    image = ImageInfo(id=IMAGES[5], width=WIDTH, height=HEIGHT)
+    label = write_label(tmp_path / "x.seg.nrrd", image, "benign")
+    assert put(server, image.id, label, client_id="ann").ok
+
+    def infer(**params: Any) -> Any:
+        place = f"/infer/ft_mtl_net?image={image.id}&output=image"
+        return server.post(place, data={"params": json.dumps({"save_label": True, **params})})
+
+    for tag in ("final", "mine", 3, {}):
+        assert infer(label_tag=tag).status_code == 400, tag
+    assert kept(server, image.id, tmp_path) == [("benign", (10, 20, 20, 20))]
+    assert infer().ok and infer(label_tag="original").ok
+    tags = server.get("/datastore/", output="all").json()["objects"][image.id]["labels"]
+    assert {tag: row["info"]["version"] for tag, row in tags.items()} == {"final": 1, "original": 2}
+
+
 def test_no_mass_here_is_a_label(server: Server, tmp_path: Path) -> None:
     image = ImageInfo(id=IMAGES[2], width=WIDTH, height=HEIGHT)
     before = server.get("/info/").json()["datastore"]["completed"]
@@ -148,6 +165,32 @@ def test_a_label_of_any_name(server: Server, tmp_path: Path, name: str) -> None:
     reply = server.put(f"/datastore/label?image={image.id}", files={"label": (name, content)})
     assert reply.status_code in (200, 400), reply.text
     assert "Jane" not in reply.text + json.dumps(versions(server, image.id)) if reply.ok else True
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", r'"\ud83d"', r'[{"\udc00": 1}]'])
+def test_what_no_reply_can_hold_is_refused(server: Server, tmp_path: Path, value: str) -> None:
+    """One note of that kind, and the work list would be broken for everybody."""
+    image = ImageInfo(id=IMAGES[4], width=WIDTH, height=HEIGHT)
+    info = {"info": f'{{"quality": {value}}}'}
+    assert server.put(f"/datastore/image/info?image={image.id}", data=info).status_code == 400
+    label = write_label(tmp_path / "x.seg.nrrd", image, "benign")
+    comment = {"params": f'{{"comment": {value}}}'}
+    place = f"/datastore/label?image={image.id}&tag=final"
+    reply = server.put(place, files={"label": ("x.seg.nrrd", label.read_bytes())}, data=comment)
+    assert reply.status_code == 400
+    body, kind = f'{{"client_id": "ann", "x": {value}}}', {"Content-Type": "application/json"}
+    assert server.post("/activelearning/first", data=body, headers=kind).status_code == 400
+    assert server.get("/datastore/", output="all").ok
+
+
+def test_a_note_does_not_hide_which_image_was_chosen(server: Server) -> None:
+    chosen = server.post("/activelearning/first", json={"client_id": "dee"}).json()
+    note = {"id": "another", "reason": "mine", "held_until": 0, "room": 3}
+    place = f"/datastore/image/info?image={chosen['id']}"
+    assert server.put(place, data={"info": json.dumps(note)}).ok
+    again = server.post("/activelearning/first", json={"client_id": "dee"}).json()
+    assert (again["id"], again["reason"]) == (chosen["id"], chosen["reason"])
+    assert again["held_until"] >= chosen["held_until"] and again["room"] == 3
 
 
 def test_what_makes_no_sense_is_refused(server: Server, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from monailabel_app.lib.models import ModelRegistry, UnknownVersion, sha256_of
+from monailabel_app.lib.scoring import ScoreHistory
 
 
 def weights(folder: Path, text: str) -> Path:
@@ -44,6 +45,24 @@ def test_a_restart_does_not_undo_a_publication(tmp_path: Path) -> None:
     assert again.begin_with(weights(tmp_path, "other"), origin="given").version == "3"
 
 
+def test_a_new_starter_goes_past_no_gate(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+
+    def update(name: str) -> str:
+        return registry.begin_with(weights(tmp_path, name), origin="starter").version
+
+    assert [update("one"), update("two"), update("two")] == ["1", "2", "2"], "nobody chose these"
+    registry.bring_back("1")
+    assert [update("three"), update("three")] == ["1", "1"], "a person chose it"
+    assert caplog.text.count("version 3, a candidate. Version 1, which came here") == 1
+    trained = registry.add(weights(tmp_path, "trained"), origin="training", verdict="better")
+    registry.publish(trained.version, reason="publish: gate; better")
+    assert update("five") == "4" and [v.version for v in registry.versions()][-1] == "5"
+    assert registry.bring_back("5").version == "5", "it waits for a person"
+
+
 def test_unknown_versions_are_refused_and_change_nothing(tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path / "models")
     registry.begin_with(weights(tmp_path, "starter"), origin="starter")
@@ -52,6 +71,75 @@ def test_unknown_versions_are_refused_and_change_nothing(tmp_path: Path) -> None
             registry.publish(name, reason="")
     current = registry.current()
     assert current is not None and current.version == "1"
+
+
+CUT = '{"version": "3", "fi'
+
+
+@pytest.mark.parametrize(
+    ("damage", "serves"),
+    [
+        ({"current.json": CUT}, "3"),
+        ({"current.json": ""}, "3"),
+        ({"current.json": "[1]"}, "3"),
+        ({"current.json": None}, "3"),  # gone
+        ({"0003.json": ""}, "2"),
+        ({"0003.safetensors": None}, "2"),
+        ({"current.json": CUT, "0003.json": "{}"}, "2"),
+        ({"current.json": CUT, "current.copy.json": CUT}, "4"),  # what the gate let through
+        ({"0001.json": "", "0002.json": "", "0003.json": "", "0004.json": ""}, "6"),
+    ],
+)
+def test_damaged_files_never_stop_a_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: dict[str, str | None], serves: str
+) -> None:
+    """In service were 1, 4, 2 and last 3; 5 was refused."""
+    starter, folder = weights(tmp_path, "starter"), tmp_path / "models"
+    registry = ModelRegistry(folder)
+    registry.begin_with(starter, origin="starter")
+    for number, verdict in ((2, "better"), (3, "not judged"), (4, "not worse"), (5, "worse")):
+        file = weights(tmp_path, f"trained {number}")
+        registry.add(file, origin="training", verdict=verdict)
+    for number in ("4", "2", "3"):
+        registry.publish(number, reason="")
+    for name, content in damage.items():
+        if content is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_text(content)
+    later = ModelRegistry(folder)
+    current = later.begin_with(starter, origin="starter")
+    assert (current.version, later.path(current).exists()) == (serves, True)
+    assert ModelRegistry(folder).current() == current and later.current() == current
+    assert f"version {serves} is in service instead" in caplog.text or serves == "6"
+    for name, content in damage.items():
+        if content and "copy" not in name:
+            assert f"{name} is damaged" in caplog.text
+            assert (folder / f"{name}.damaged-1").read_text() == content
+    assert later.add(starter, origin="given").version > "5", "no weights are written over"
+
+
+def test_a_version_whose_weights_are_gone_is_not_taken_into_service(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    registry.begin_with(weights(tmp_path, "starter"), origin="starter")
+    trained = registry.add(weights(tmp_path, "trained"), origin="training", verdict="better")
+    registry.path(trained).unlink()
+    with pytest.raises(UnknownVersion, match=r"gone: 0002.safetensors. Restore"):
+        registry.bring_back("2")
+    current = registry.current()
+    assert current is not None and current.version == "1"
+
+
+def test_a_damaged_history_of_scores_is_set_aside(tmp_path: Path) -> None:
+    file = tmp_path / "scores.json"
+    row = {"sha256": "a", "labels": {"1.2": 1}, "unseen_images": ["1.2"]}
+    for content in ('[{"version": "1", "sha', "", "{}3", '{"a": 1}', "[3]", '[{"version": "1"}]'):
+        file.write_text(content)
+        history = ScoreHistory(file)
+        assert history.rows() == history.shown() == []
+        history.add(row)
+        assert ScoreHistory(file).rows() == [row]
+    assert len(list(tmp_path.glob("scores.json.damaged-*"))) == 6
 
 
 def test_another_process_is_noticed_at_once(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 import json
 import time
 from pathlib import Path
+from urllib.parse import quote
 
+import numpy as np
 import pytest
+from PIL import Image
 from serving import serve
 from test_datastore import write_dicom, write_label
 
@@ -19,6 +22,7 @@ PLANTED = {
     "ReferringPhysicianName": "Grobknecht^Otto",
 }
 RAW_ID = "PAT-0815-4711"
+NAMED = "Zyxwick^Wilhelmina__L_CC.png"  # the id of an image that is no DICOM
 SECRETS = [RAW_ID, *PLANTED.values(), "Zyxwick", "Wilhelmina"]
 
 
@@ -83,3 +87,52 @@ def test_nothing_of_a_patient_leaves_her_image(tmp_path: Path, untrained: Path) 
             for secret in SECRETS:
                 assert secret.encode() not in text, (file, secret)
                 assert secret not in file.name
+
+
+@pytest.mark.timeout(900)
+def test_a_name_in_a_files_name_is_not_written_down(tmp_path: Path, untrained: Path) -> None:
+    """The list alone tells it, as the image's id. Log and training tell a number."""
+    studies, workspace = tmp_path / "studies", tmp_path / "ws"
+    write_dicom(studies / "1.dcm", "1.2.840.1")
+    torn = write_dicom(studies / "Wilhelmina.dcm", "1.2.840.2", patient="Else")
+    torn.write_bytes(torn.read_bytes()[:-9000])
+    noise = np.random.default_rng(0).integers(0, 255, (128, 96), np.uint8)
+    film = studies / NAMED.replace("__", "/")
+    film.parent.mkdir()
+    Image.fromarray(noise).save(film)
+    content = bytearray(film.read_bytes())
+    content[5000:5100] = bytes(100)  # its header is whole, so it is in the list
+    film.write_bytes(content)
+    with serve(tmp_path, studies, workspace=workspace, weights=untrained) as server:
+        for image in ("1.2.840.1", "1.2.840.2", NAMED):
+            label = write_label(
+                tmp_path / "x.seg.nrrd", ImageInfo(id=image, width=96, height=128), "benign"
+            )
+            reply = server.put(
+                f"/datastore/label?image={quote(image)}&tag=final",
+                files={"label": ("x.seg.nrrd", label.read_bytes())},
+            )
+            assert reply.status_code == 200, reply.text
+            note = {"info": '{"room": 3}'}
+            assert server.put(f"/datastore/image/info?image={quote(image)}", data=note).ok
+        for file in (workspace / "info").glob("*.json"):
+            file.write_text("{")  # set aside when it is read the next time
+        assert server.get("/datastore/", output="all").ok
+        (workspace / "labels" / quote(NAMED, safe="") / "final" / "0000.json").write_text("{")
+        assert server.get("/datastore/label/info", label=NAMED, tag="final").ok
+        settings = {"max_epochs": 1, "steps": 1}
+        assert server.post("/train/ft_mtl_net", json=settings).status_code == 200
+        while (task := server.get("/train/")).json()["status"] in ("SUBMITTED", "RUNNING"):
+            time.sleep(0.5)
+        while "left out of the table" not in server.log.read_text():
+            time.sleep(0.5)
+        stats = server.get("/info/").json()["train_stats"]["ft_mtl_net"]
+    number = next(
+        n for n, i in json.loads((workspace / "unreadable.json").read_text()).items() if i == NAMED
+    )
+    called = [line.partition(": ")[0] for line in stats["left_out"]]
+    assert called == ["1.2.840.2", f"image {number} of unreadable.json"], stats
+    written = task.text + json.dumps(stats) + server.log.read_text()
+    assert written.count(f"image {number} of unreadable.json") > 3
+    assert "0000.json is not a label's record" in written and "1.2.840.1.json is damaged" in written
+    assert not [secret for secret in ("Zyxwick", "Wilhelmina") if secret in written]

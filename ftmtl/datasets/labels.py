@@ -16,11 +16,11 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from ftmtl.findings import Finding, Findings, ImageInfo
 from ftmtl.label_file import UnreadableLabel, read_label_file
@@ -88,8 +88,11 @@ def read_versions(folder: Path) -> list[LabelVersion]:
     for file in folder.glob("[0-9]*.json"):
         try:
             versions.append(LabelVersion.read(file))
-        except ValueError as error:
-            logger.warning("%s; it is passed over", error)
+        except ValueError:
+            # The id of an image that is no DICOM is its path, which may hold a name.
+            image = folder.parent.name
+            place = f"{image}/{folder.name}" if set(image) <= set("0123456789.") else folder.name
+            logger.warning("%s/%s is not a label's record; it is passed over", place, file.name)
     return sorted(versions, key=lambda v: v.version)
 
 
@@ -113,12 +116,17 @@ def current_labels(labels: Path, tag: str = FINAL) -> list[tuple[LabelVersion, P
 
 
 def read_labels(
-    workspace: Path, studies: Path | None = None, *, images: Mapping[str, Path] | None = None
+    workspace: Path,
+    studies: Path | None = None,
+    *,
+    images: Mapping[str, Path] | None = None,
+    named: Callable[[str], str] = str,
 ) -> tuple[list[ImageRecord], list[str]]:
     """The labelled images of a server as records for training, and the labels left out, with why.
 
     `images` says where an image lies; else every header below `studies`, and of what was uploaded
-    or came from a PACS, is read to find out.
+    or came from a PACS, is read to find out. `named` is what an image is called by its id in the
+    reasons.
     `patient_id` is the keyed hash, never the id in the file.
     """
     if images is None:
@@ -130,18 +138,19 @@ def read_labels(
             info = info_of(version.image)
             aspect = float(version.image.get("pixel_aspect", 1.0))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            record = file.parent / f"{version.version:04d}.json"
-            left_out.append(f"{record}: what it says of its image cannot be read ({error!r}). "
-                            "Send the label again")
+            image = named(unquote(file.parent.parent.name))
+            left_out.append(f"{image}: what {version.version:04d}.json says of it cannot be read "
+                            f"({error!r}). Send the label again")
             continue
         path = images.get(info.id)
         if path is None:
-            left_out.append(f"{info.id}: its image is no longer among the studies")
+            left_out.append(f"{named(info.id)}: it is no longer among the studies")
             continue
         try:
             findings = read_label_file(file, image=info)
         except UnreadableLabel as error:
-            left_out.append(str(error))
+            left_out.append(f"{named(info.id)}: its label {file.name} cannot be used: "
+                            f"{error.reason}. {error.remedy}")
             continue
         records.append(to_record(findings, path, pixel_aspect=aspect))
     return sorted(records, key=lambda r: str(r.image_id)), left_out

@@ -26,7 +26,15 @@ from ftmtl.weights_file import UnusableWeights, load_weights, save_weights
 
 from .checkpoints import load_checkpoint, save_checkpoint
 from .processes import Processes, joined
-from .samples import BalancedSampler, CanvasCache, Sample, TrainingSet, made_ahead, readable
+from .samples import (
+    BalancedSampler,
+    CanvasCache,
+    Sample,
+    TrainingSet,
+    by_path,
+    made_ahead,
+    readable,
+)
 from .stages import learning_rate, losses, optimizer_of, trainable
 
 if TYPE_CHECKING:
@@ -83,6 +91,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     cache: Path | None = None,
     metadata: dict[str, object] | None = None,
+    named: Callable[[ImageRecord], str] = by_path,
 ) -> Outcome:
     """Train `preset` on `records` in the folder `out`; returns where the weights are.
 
@@ -91,6 +100,7 @@ def train(
     or when `should_stop`. `on_epoch` is given the network after every epoch but the last, whose
     network is the outcome. Where a batch does not fit into memory it is gone through in parts
     (OutOfMemory where one image does not fit). `cache` holds the canvases (default: in `out`).
+    `named` is what an image is called where it is told why it is left out.
     Started by `torchrun`, the processes share every batch (UnevenShares), and the first writes.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -99,7 +109,7 @@ def train(
             processes, records, preset, out, imagenet, init, resume, max_minutes,
             on_progress if processes.first else lambda progress: None,
             on_epoch if processes.first else lambda network, progress: None,
-            should_stop, cache, metadata or {},
+            should_stop, cache, metadata or {}, named,
         )
 
 
@@ -108,7 +118,7 @@ def _train(
     imagenet: Path | None, init: Path | None, resume: bool, max_minutes: float | None,
     on_progress: Callable[[Progress], None],
     on_epoch: Callable[[FTMTLNet, Progress], None], should_stop: Callable[[], bool],
-    cache: Path | None, metadata: dict[str, object],
+    cache: Path | None, metadata: dict[str, object], named: Callable[[ImageRecord], str],
 ) -> Outcome:
     started = time.monotonic()
     # First: wrong weights are told of now, not after an hour of reading films.
@@ -123,9 +133,9 @@ def _train(
             "reading images", 0, len(preset.training.stages), 0, 0, done, total, {}, None))
 
     if processes.count > 1:  # each makes its share of the canvases; then all find them made
-        readable(processes.share(records), store, reading)
+        readable(processes.share(records), store, reading, named)
         processes.wait()
-    good, left_out = readable(records, store, reading)
+    good, left_out = readable(records, store, reading, named)
     if processes.first:
         lines = "".join(f"{line}\n" for line in left_out)
         (out / "left_out.txt").write_text(lines, encoding="utf-8")

@@ -120,10 +120,21 @@ class CanvasCache:
             )
 
 
+def by_path(record: ImageRecord) -> str:
+    """What an image is called among its user's own files."""
+    return str(record.path)
+
+
 def readable(
-    records: Sequence[ImageRecord], cache: CanvasCache, advance: Callable[[int, int], None]
+    records: Sequence[ImageRecord],
+    cache: CanvasCache,
+    advance: Callable[[int, int], None],
+    named: Callable[[ImageRecord], str] = by_path,
 ) -> tuple[list[ImageRecord], list[str]]:
-    """The records whose canvas could be made, and why the others are left out."""
+    """The records whose canvas could be made, and why the others are left out.
+
+    `named` is what an image is called in the reasons and in the log.
+    """
     good, left_out = [], []
     for number, record in enumerate(records):
         advance(number, len(records))
@@ -131,8 +142,8 @@ def readable(
             cache.get(record)
             good.append(record)
         except UnreadableMammogram as error:
-            log.warning("left out: %s", error)
-            left_out.append(str(error))
+            left_out.append(f"{named(record)}: {error.reason}. {error.remedy}")
+            log.warning("left out: %s", left_out[-1])
     return good, left_out
 
 

@@ -91,7 +91,8 @@ class IdleReading:
                     infer.remember(image, listed(store, image), mirrored=mirrored)
                 except HTTPException as error:
                     self._unreadable.add((model.sha256, digest))
-                    logger.info("Image %s is left out of the table: %s", image, error.detail)
+                    named = store.names.of(image)
+                    logger.info("%s is left out of the table: %s", named, error.detail)
                 read += 1
                 if read % SAVE_EVERY == 0:
                     infer.save()

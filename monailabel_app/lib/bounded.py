@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class BoundedFolder:
-    """The files of one folder that match a pattern. Safe between threads.
+    """The files of one folder that match a pattern, besides those that stay. Safe between threads.
 
     Processes may share it: each makes room when what it knows of is too much.
     """
@@ -25,11 +25,14 @@ class BoundedFolder:
         in_use_seconds: float = 0,
         stays: Callable[[], Collection[Path]] = tuple,
     ) -> None:
-        """Files used less than `in_use_seconds` ago never go, nor do those that `stays` names."""
+        """At most `most_bytes` are kept of the files that `stays` does not name, which never go.
+
+        Nor do files that were used less than `in_use_seconds` ago.
+        """
         self._folder, self._pattern, self._most = folder, pattern, most_bytes
         self._in_use_seconds, self._stays = in_use_seconds, stays
         self._lock = threading.Lock()
-        self._bytes = sum(size for _, size, _ in self._files())
+        self._bytes = sum(size for _, size, _ in self._files())  # of all; what stays is told later
 
     def used(self, file: Path) -> None:
         """Somebody reads the file now. Its time of change stays, since content is known by it."""
@@ -46,16 +49,17 @@ class BoundedFolder:
 
     def _make_room(self) -> None:
         """Down to nine tenths."""
-        files = sorted(self._files())
-        self._bytes = sum(size for _, size, _ in files)
         stays = set(self._stays())
+        files = sorted(row for row in self._files() if row[2] not in stays)
+        self._bytes = sum(size for _, size, _ in files)
+        if self._bytes <= self._most:
+            return
         latest = time.time_ns() - int(self._in_use_seconds * 1e9)
         for used, size, file in files:
             if self._bytes <= 0.9 * self._most or used > latest:
                 return
-            if file not in stays:
-                file.unlink(missing_ok=True)
-                self._bytes -= size
+            file.unlink(missing_ok=True)
+            self._bytes -= size
 
     def _files(self) -> list[tuple[int, int, Path]]:
         """Last use in ns, size and path of each."""

@@ -113,28 +113,33 @@ class Catalogue:
     def refresh(self) -> None:
         """Takes note of files that came, changed or went."""
         with self._busy:
-            began = saved = time.monotonic()
-            files: dict[tuple[str, str], Entry] = {}
-            news = False
-            for name, source in self.sources.items():
-                known = {path: e for (root, path), e in self._files.items() if root == name}
-                for entry in source.look(known):
-                    news |= entry is not known.get(entry.path)
-                    files[name, entry.path] = entry
-                    if news and time.monotonic() > saved + SAVE_EVERY:
-                        logger.info("%d files were looked at so far", len(files))
-                        self._save({**self._files, **files})
-                        saved = time.monotonic()
-            if news or files.keys() != self._files.keys():
-                self._save(files)
-            self._files = files
-            self._sort_out()
-            took = time.monotonic() - began
-            self._next_look = time.monotonic() + max(2.0, 20 * took)
+            self._refresh()
 
     def _look(self) -> None:
         if time.monotonic() >= self._next_look:
-            self.refresh()
+            with self._busy:
+                if time.monotonic() >= self._next_look:  # another request may just have looked
+                    self._refresh()
+
+    def _refresh(self) -> None:
+        began = saved = time.monotonic()
+        files: dict[tuple[str, str], Entry] = {}
+        news = False
+        for name, source in self.sources.items():
+            known = {path: e for (root, path), e in self._files.items() if root == name}
+            for entry in source.look(known):
+                news |= entry is not known.get(entry.path)
+                files[name, entry.path] = entry
+                if news and time.monotonic() > saved + SAVE_EVERY:
+                    logger.info("%d files were looked at so far", len(files))
+                    self._save({**self._files, **files})
+                    saved = time.monotonic()
+        if news or files.keys() != self._files.keys():
+            self._save(files)
+        self._files = files
+        self._sort_out()
+        took = time.monotonic() - began
+        self._next_look = time.monotonic() + max(2.0, 20 * took)
 
     def _sort_out(self) -> None:
         images: dict[str, Entry] = {}

@@ -31,14 +31,18 @@ from .catalogue import Entry, image_suffix
 from .dicomweb import DicomWeb
 from .images import Images
 from .label_store import LabelStore
+from .names import Names
 from .notes import Notes
-from .outbox import Outbox
+from .outbox import Outbox, Withdrawn
 from .pacs import Pacs
-from .refusals import check_tag, disk
+from .refusals import check_tag, disk, sendable
 from .sides import Sides
 from .submissions import Wishes, check_submission
 
 PACS_CACHE = 20_000_000_000  # bytes
+# What a strategy says of the image that it chose. MONAI Label lays the image's info over it, so a
+# note of such a name would hide which image was chosen, and why.
+CHOSEN = frozenset({"id", "reason", "held_until", "strategy"})
 
 
 class MammogramStore(Datastore):  # type: ignore[misc]
@@ -59,7 +63,8 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         self.outbox: Outbox | None = None
         if isinstance(studies, DicomWeb):
             self.outbox = Outbox(workspace / "outbox", studies, self.segmentation)
-        self.notes = Notes(workspace / "info")
+        self.names = Names(workspace / "unreadable.json")
+        self.notes = Notes(workspace / "info", self.names)
         self._accepted = threading.local()
         self._reading_of: Callable[[str], dict[str, Any]] = lambda image: {"state": "new"}
 
@@ -107,9 +112,8 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         label = self.labels.current(image_id)
         suffix = image_suffix(entry.path) or ".dcm"
         notes = self.notes.of_image(image_id)
-        notes.pop("strategy", None)  # in a reply it would hide the name of the one that chose
         return {
-            **notes,
+            **{k: v for k, v in notes.items() if k not in CHOSEN},
             "name": image_id if image_id.lower().endswith(suffix) else image_id + suffix,
             **{k: image.get(k) for k in ("width", "height", "spacing_mm")},
             **{k: image.get(k) for k in ("laterality", "view", "patient_key")},
@@ -230,7 +234,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
             raise HTTPException(404, str(error)) from error
 
     def _public(self, version: LabelVersion) -> dict[str, Any]:
-        row = version.to_json()
+        row = sendable(version.to_json())
         place = str(row.pop("image")["id"]), version.tag, version.version
         for private in ("file", "source"):
             row.pop(private)
@@ -239,16 +243,20 @@ class MammogramStore(Datastore):  # type: ignore[misc]
     def segmentation(self, image_id: str, tag: str, version: int) -> Dataset:
         """A label as a DICOM Segmentation of its image.
 
-        Raises NothingToSegment for "no mass here", PacsError where the image cannot be had, and
-        LookupError or UnreadableLabel where the label is gone.
+        Raises NothingToSegment for "no mass here", PacsError where the image cannot be had,
+        Withdrawn where the label no longer stands, and LookupError or UnreadableLabel where it or
+        its image is gone.
         """
         from ftmtl.dicom_seg import to_dicom_seg  # slow to import: not at the server's start
 
+        present = self.labels.current(image_id, tag)
+        if present is None or present.version != version:
+            what = f"version {present.version} took its place" if present else "it was withdrawn"
+            raise Withdrawn(f"{what} before it was sent")
         entry = self.catalogue.get(image_id)
-        found = [v for v in self.labels.versions(image_id, tag) if v.version == version]
-        if entry is None or not found or found[0].file is None:
-            raise LookupError(f"{image_id}: the label or its image is gone")
-        findings = read_label_file(self.labels.file(found[0]), image=info_of(entry.image or {}))
+        if entry is None:
+            raise LookupError(f"{image_id}: the image is gone")
+        findings = read_label_file(self.labels.file(present), image=info_of(entry.image or {}))
         header = pydicom.dcmread(self.catalogue.fetch(entry), stop_before_pixels=True)
         return to_dicom_seg(findings, header, name=f"{tag} {version}")
 

@@ -70,11 +70,21 @@ class DicomWeb:
                 return found
             found |= new
 
-    def _page(self, offset: int) -> list[dict[str, Any]]:
+    def _page(self, offset: int, *, limit: int = PAGE) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._client.search_for_series(
-            search_filters=self._looking_for, limit=PAGE, offset=offset
+            search_filters=self._looking_for, limit=limit, offset=offset
         )
         return found
+
+    def answers(self) -> bool:
+        """Whether it answers at all."""
+        try:
+            _asked(partial(self._page, 0, limit=1))
+        except Unreachable:
+            return False
+        except PacsError:
+            pass  # not as it should, but it does
+        return True
 
     def headers(self, place: str) -> list[Dataset]:
         """The headers of all instances of "STUDY/SERIES", without pixels."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from ftmtl import atomic
@@ -20,13 +21,20 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfileobj(bytes_in, stream, 1 << 20)
 
 
-def set_aside(file: Path, error: Exception) -> Path:
-    """Renames a damaged file, so that a new one can be begun and a person can look at the old."""
+def set_aside(file: Path, error: Exception, *, called: str | None = None) -> Path:
+    """Renames a damaged file, so that a new one can be begun and a person can look at the old.
+
+    `called` stands in the log in the place of a file's name that may hold a patient's.
+    """
     number = 1
     while (aside := file.with_name(f"{file.name}.damaged-{number}")).exists():
         number += 1
-    os.replace(file, aside)
-    logger.warning("%s is damaged (%s). It was set aside as %s", file.name, error, aside.name)
+    with suppress(FileNotFoundError):  # another process was quicker
+        os.replace(file, aside)
+    logger.error(
+        "%s is damaged (%s). It was set aside as %s; the backup may hold a whole one",
+        called or file.name, error, f"{called}.damaged-{number}" if called else aside.name,
+    )  # fmt: skip
     return aside
 
 

@@ -13,6 +13,7 @@ from ftmtl.mammogram import UnreadableMammogram
 from .catalogue import Entry, image_suffix
 
 NOT_IMAGES = (".seg.nrrd", ".json", ".txt", ".csv", ".xml", ".md", ".pdf", ".html", ".zip")
+LINK = "it is a link to a folder, and links are not followed. Put the folder itself here"
 DICOM_MAGIC = (128, b"DICM")
 
 # file, root -> what is known of the image; raises UnreadableMammogram
@@ -30,11 +31,17 @@ class Folder:
         self._apart = {folder.resolve() for folder in apart}
 
     def look(self, known: Mapping[str, Entry]) -> Iterator[Entry]:
-        """Every file that may be an image; headers are read of those that are not `known`."""
-        for path, stat in self._walk(known):
+        """Every file that may be an image; headers are read of those that are not `known`.
+
+        What is passed over and may hold images, such as a folder of another user, is an entry too.
+        """
+        for path, found in self._walk(known):
             entry = known.get(path)
-            if entry is None or (entry.changed, entry.size) != (stat.st_mtime_ns, stat.st_size):
-                entry = self._examine(path, stat)
+            if isinstance(found, str):
+                passed_over = Entry(path=path, root=self.name, changed=0, size=0, problem=found)
+                entry = entry if entry == passed_over else passed_over
+            elif entry is None or (entry.changed, entry.size) != (found.st_mtime_ns, found.st_size):
+                entry = self._examine(path, found)
             yield entry
 
     def fetch(self, entry: Entry) -> Path:
@@ -45,16 +52,19 @@ class Folder:
         """Why an image cannot be had now: None, since it lies here."""
         return None
 
-    def _walk(self, known: Mapping[str, Entry]) -> Iterator[tuple[str, os.stat_result]]:
-        """Path below `top`, with "/", and stat; in order."""
+    def _walk(self, known: Mapping[str, Entry]) -> Iterator[tuple[str, os.stat_result | str]]:
+        """Path below `top`, with "/", and stat, or why it is passed over; in order."""
         folders = [""]
         while folders:
             below = folders.pop()
             try:
                 with os.scandir(self.top / below) as listing:
                     found = sorted(listing, key=lambda item: item.name)
-            except OSError:
-                continue  # it went away while we looked, or is not ours to read
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # it went away while we looked
+            except OSError as error:
+                yield below.rstrip("/") or ".", _unreadable(error)
+                continue
             deeper = []
             for item in found:
                 path = below + item.name
@@ -62,10 +72,14 @@ class Folder:
                     if item.is_dir(follow_symlinks=False):
                         if not item.name.startswith(".") and not self._is_apart(item):
                             deeper.append(path + "/")
-                    elif item.is_file() and (path in known or _may_be_image(item)):
+                    elif item.is_file() and (_was_read(known.get(path)) or _may_be_image(item)):
                         yield path, item.stat()
-                except OSError:
+                    elif item.is_symlink() and item.is_dir() and not item.name.startswith("."):
+                        yield path, LINK
+                except FileNotFoundError:
                     continue
+                except OSError as error:
+                    yield path, _unreadable(error)
             folders += reversed(deeper)
 
     def _is_apart(self, item: os.DirEntry[str]) -> bool:
@@ -81,6 +95,16 @@ class Folder:
         except UnicodeEncodeError:
             return replace(entry, problem="its name is not UTF-8. Rename it")
         return replace(entry, image_id=image["id"], image=image)
+
+
+def _was_read(entry: Entry | None) -> bool:
+    return entry is not None and entry.changed != 0
+
+
+def _unreadable(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "it may not be read by this user. Change its permissions"
+    return f"it cannot be read ({error.strerror}). Check the disk"
 
 
 def _may_be_image(item: os.DirEntry[str]) -> bool:

@@ -3,15 +3,18 @@
     models/ft_mtl_net/0002.safetensors    weights, never changed
     models/ft_mtl_net/0002.json           where they come from and how they were judged
     models/ft_mtl_net/current.json        which version is in service, and what was before
+    models/ft_mtl_net/current.copy.json   the same, for the day when that is damaged
 
 Readers look at `current.json` alone; it is replaced in one step, so that nobody ever loads a
-half-written file. A version exists from the moment its `.json` is there.
+half-written file. A version exists from the moment its `.json` is there. Files that are damaged all
+the same, by a disk or a hand, are set aside, and the newest publication that is whole serves.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,9 +25,14 @@ from filelock import FileLock
 
 from ftmtl.atomic import write_json
 
-from .files import copy_file
+from .files import copy_file, set_aside
+
+logger = logging.getLogger(__name__)
 
 MODEL = "ft_mtl_net"
+POINTER, COPY = "current.json", "current.copy.json"
+ASKED = "asked for"  # the reason of a publication: by a person
+PASSED = ("better", "not worse")  # the gate's words for what may go into service
 
 
 class UnknownVersion(LookupError):
@@ -103,7 +111,9 @@ class ModelRegistry:
     ) -> ModelVersion:
         """Copies a weights file in as a new version; it is not in service yet."""
         with self._lock:
-            number = 1 + max((int(v.version) for v in self.versions()), default=0)
+            # Past what was set aside too: its weights are still there.
+            stems = (file.name.partition(".")[0] for file in self.folder.iterdir())
+            number = 1 + max((int(stem) for stem in stems if stem.isdigit()), default=0)
             file = self.folder / f"{number:04d}.safetensors"
             copy_file(weights, file)
             version = ModelVersion(
@@ -132,7 +142,7 @@ class ModelRegistry:
                 f"The gate refused version {version}: its figure is {gate.get('candidate')}, that "
                 f"of version {gate.get('champion_version')} was {gate.get('champion')}"
             )
-        return self.publish(version, reason="asked for")
+        return self.publish(version, reason=ASKED)
 
     def publish(self, version: str, *, reason: str, over: str | None = None) -> ModelVersion:
         """Takes a version into service. Raises UnknownVersion.
@@ -141,42 +151,64 @@ class ModelRegistry:
         """
         with self._lock:
             chosen = self.get(version)
+            if not self.path(chosen).is_file():
+                raise UnknownVersion(
+                    f"The weights of version {version} are gone: {chosen.file}. Restore them from "
+                    "the backup"
+                )
             current = self.current()
             if over is not None and current is not None and current.version != over:
                 raise Overtaken(
                     f"Version {version} was compared with {over}, but now {current.version} is in "
                     "service; it stays a candidate"
                 )
-            before = self.publications()
-            write_json(
-                self.folder / "current.json",
-                {
-                    "version": chosen.version,
-                    "file": chosen.file,
-                    "sha256": chosen.sha256,
-                    "publications": [
-                        *before,
-                        {"version": chosen.version, "time": now(), "reason": reason},
-                    ],
-                },
-            )
+            self._point_to(chosen, self.publications(), reason)
         return chosen
 
     def begin_with(self, weights: Path, *, origin: str) -> ModelVersion:
         """Sees to it that `weights` are known and that something is in service.
 
-        Weights never seen before are published; the same weights again change nothing, so that a
-        restart does not undo what training has published since.
+        The same weights again change nothing, so that a restart does not undo what training has
+        published since. New ones that were given are published; so is a new starter after an older
+        one. In the place of a trained version, or of one that a person chose, it waits as a
+        candidate: an update of the program does not go past the gate.
         """
         with self._lock:
             digest = sha256_of(weights)
-            if all(v.sha256 != digest for v in self.versions()):
-                self.publish(self.add(weights, origin=origin).version, reason=origin)
+            known = next((v for v in self.versions() if v.sha256 == digest), None)
             current = self.current()
-            if current is None:
-                known = next(v for v in self.versions() if v.sha256 == digest)
+            is_new = known is None
+            known = known or self.add(weights, origin=origin)
+            if current is None or (is_new and (origin != "starter" or self._only_starters())):
                 current = self.publish(known.version, reason=origin)
+            elif is_new:
+                logger.warning(
+                    "This program's starter weights are new: version %s, a candidate. Version %s, "
+                    "which came here by training or by choice, stays in service. Try the new one "
+                    "with POST /versions/%s/%s",
+                    known.version, current.version, MODEL, known.version,
+                )  # fmt: skip
+            if not (self.folder / COPY).exists():
+                write_json(self.folder / COPY, self._look().pointer)
             return current
+
+    def _only_starters(self) -> bool:
+        """Whether what is in service came with a program, and nobody chose it."""
+        latest = self.publications()[-1]
+        return latest["reason"] != ASKED and self.get(latest["version"]).origin == "starter"
+
+    def _point_to(
+        self, version: ModelVersion, before: list[dict[str, Any]], reason: str
+    ) -> None:
+        publication = {"version": version.version, "time": now(), "reason": reason}
+        pointer = {
+            "version": version.version,
+            "file": version.file,
+            "sha256": version.sha256,
+            "publications": [*before, publication],
+        }
+        for name in (POINTER, COPY):
+            write_json(self.folder / name, pointer)
 
     def _look(self) -> _Shelf:
         # A new version or pointer comes by a rename, which changes the folder's own time. That
@@ -185,24 +217,82 @@ class ModelRegistry:
         shelf = self._shelf
         if shelf is None or shelf.changed != changed:
             shelf = _Shelf.read(self.folder, changed)
-            self._shelf = shelf if time.time_ns() - changed > 100_000_000 else None
+            if not shelf.is_whole:
+                shelf = self._mended()
+            self._shelf = shelf if time.time_ns() - shelf.changed > 100_000_000 else None
         return shelf
+
+    def _mended(self) -> _Shelf:
+        """What is there, once a version is in service again."""
+        with self._lock:
+            shelf = _Shelf.read(self.folder, self.folder.stat().st_mtime_ns)
+            if shelf.is_whole:
+                return shelf  # another process was quicker
+            pointer = self.folder / POINTER
+            if shelf.pointer is not None:
+                reason = f"version {shelf.pointer['version']} of {POINTER} is not there whole"
+                history = shelf.pointer["publications"]
+            else:
+                reason = f"{POINTER} was damaged or gone"
+                if pointer.exists():
+                    set_aside(pointer, ValueError("it does not say what is in service"))
+                history = (_pointer(self.folder / COPY) or {"publications": []})["publications"]
+            known = {v.version: v for v in shelf.versions if self.path(v).is_file()}
+            served = [known[row["version"]] for row in history if row["version"] in known]
+            # Without any history the gate's word counts, and a person's more than the program's.
+            passed = [v for v in known.values() if v.origin != "training" or v.verdict in PASSED]
+            passed.sort(key=lambda v: (v.origin != "starter", int(v.version)))
+            if whole := served or passed:
+                self._point_to(whole[-1], history, reason)
+                logger.error(
+                    "%s in %s: version %s is in service instead. Restore the folder from the "
+                    "backup, or choose another with POST /versions/%s/VERSION",
+                    reason, self.folder, whole[-1].version, MODEL,
+                )  # fmt: skip
+            else:
+                for file in (pointer, self.folder / COPY):
+                    if file.exists():
+                        set_aside(file, ValueError(reason))
+            return _Shelf.read(self.folder, self.folder.stat().st_mtime_ns)
 
 
 @dataclass(frozen=True)
 class _Shelf:
     changed: int
     versions: list[ModelVersion]
-    pointer: dict[str, Any] | None
+    pointer: dict[str, Any] | None  # None also where it is damaged
+    is_whole: bool  # the pointer, if there ever was one, names a version that can be loaded
 
     @classmethod
     def read(cls, folder: Path, changed: int) -> _Shelf:
-        rows = [json.loads(file.read_text("utf-8")) for file in folder.glob("[0-9]*.json")]
-        versions = sorted((ModelVersion(**row) for row in rows), key=lambda v: int(v.version))
-        pointer = folder / "current.json"
-        return cls(
-            changed, versions, json.loads(pointer.read_text("utf-8")) if pointer.exists() else None
-        )
+        versions = []
+        for file in folder.glob("[0-9]*.json"):
+            try:
+                version = ModelVersion(**json.loads(file.read_text("utf-8")))
+                if int(version.version) != int(file.stem):
+                    raise ValueError(f"it tells of version {version.version}")
+                versions.append(version)
+            except (ValueError, TypeError) as error:
+                set_aside(file, error)
+        versions.sort(key=lambda v: int(v.version))
+        pointer = _pointer(folder / POINTER)
+        if pointer is None:
+            is_whole = not (folder / POINTER).exists() and not (folder / COPY).exists()
+        else:
+            named = (v.file for v in versions if v.version == pointer["version"])
+            is_whole = any((folder / file).is_file() for file in named)
+        return cls(changed, versions, pointer, is_whole)
+
+
+def _pointer(file: Path) -> dict[str, Any] | None:
+    """What is in service and what was before; None where a file does not say so."""
+    try:
+        pointer: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        for row in (pointer, *pointer["publications"]):
+            int(row["version"])
+        return pointer
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
 
 
 def sha256_of(file: Path) -> str:

@@ -13,7 +13,8 @@ from ftmtl.atomic import write_json
 from ftmtl.datasets.labels import image_folder
 
 from .files import set_aside
-from .refusals import check_object, disk
+from .names import Names
+from .refusals import check_object, disk, sendable
 
 LARGEST = 64_000  # bytes of JSON about one image
 
@@ -21,8 +22,8 @@ LARGEST = 64_000  # bytes of JSON about one image
 class Notes:
     """The notes below one folder; safe between threads and processes."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, names: Names) -> None:
+        self._folder, self._names = folder, names
         folder.mkdir(exist_ok=True)
         self._lock = FileLock(folder.parent / f"{folder.name}.lock")
 
@@ -50,11 +51,11 @@ class Notes:
         notes: dict[str, dict[str, Any]] = {"image": {}, "labels": {}}
         try:
             stored = json.loads(file.read_text(encoding="utf-8"))
-            notes.update({part: dict(stored[part]) for part in notes})
+            notes.update({part: sendable(dict(stored[part])) for part in notes})
         except FileNotFoundError:
             pass
         except (ValueError, TypeError, KeyError) as error:
-            set_aside(file, error)
+            set_aside(file, error, called=f"{self._names.of(image_id)}.json")
         return notes
 
     def _change(self, image_id: str, place: tuple[str, ...], info: Any) -> None:

@@ -25,13 +25,17 @@ from .models import now
 logger = logging.getLogger(__name__)
 
 
+class Withdrawn(LookupError):
+    """A label that no longer speaks for its image; the message says what happened."""
+
+
 class Outbox:
-    """One small file a label: waiting, sent or refused."""
+    """One small file a label: waiting, sent, refused or withdrawn."""
 
     def __init__(
         self, folder: Path, client: DicomWeb, segmentation: Callable[[str, str, int], Dataset]
     ) -> None:
-        """`segmentation` makes the object of (image id, tag, version)."""
+        """`segmentation` makes the object of (image id, tag, version); Withdrawn if none is due."""
         self._waiting, self._done = folder / "waiting", folder / "done"
         for place in (self._waiting, self._done):
             place.mkdir(parents=True, exist_ok=True)
@@ -43,21 +47,26 @@ class Outbox:
         name = self._name(str(version.image["id"]), version.tag, version.version)
         if not (self._done / name).exists():
             place = {"image": version.image["id"], "tag": version.tag, "version": version.version}
-            write_json(self._waiting / name, place)
+            write_json(self._waiting / name, {**place, "state": "waiting"})
 
     def state(self, image_id: str, tag: str, version: int) -> dict[str, Any] | None:
-        """What became of a label: {"state": "waiting" | "sent" | "refused", …}; None if unasked."""
+        """What became of a label: {"state", …}, or None if nobody asked for it to be sent.
+
+        The state is "waiting" (with the reason, where the PACS could not take it), "sent",
+        "refused" or "withdrawn".
+        """
         name = self._name(image_id, tag, version)
-        if (self._waiting / name).exists():
-            return {"state": "waiting"}
-        try:
-            row = json.loads((self._done / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return {k: row.get(k) for k in ("state", "reason", "sop_instance_uid", "time")}
+        if waiting := _read(self._waiting / name):
+            return {k: v for k, v in waiting.items() if k in ("state", "reason")}
+        if done := _read(self._done / name):
+            return {k: done.get(k) for k in ("state", "reason", "sop_instance_uid", "time")}
+        return None
 
     def send(self) -> None:
-        """Sends what waits, until all is gone or the PACS does not answer."""
+        """Sends what waits and still stands, until the PACS does not answer.
+
+        An object over which the PACS fails holds up no other; it is sent again the next time.
+        """
         from ftmtl.dicom_seg import NothingToSegment  # slow to import: not at the server's start
 
         with self._busy:
@@ -74,8 +83,13 @@ class Outbox:
                     self._client.store(dataset)
                     uid = str(dataset.SOPInstanceUID)
                     outcome |= {"state": "sent", "sop_instance_uid": uid}
-                except Unreachable:
-                    return
+                except Unreachable as error:
+                    if not self._client.answers():
+                        return
+                    self._waits(file, place, str(error))
+                    continue
+                except Withdrawn as error:
+                    outcome |= {"state": "withdrawn", "reason": str(error)}
                 except (PacsError, NothingToSegment, LookupError) as error:
                     logger.warning("A label does not go to the PACS: %s", error)
                     outcome |= {"state": "refused", "reason": str(error)}
@@ -88,5 +102,19 @@ class Outbox:
                 write_json(self._done / file.name, {**place, **outcome, "time": now()})
                 file.unlink()
 
+    def _waits(self, file: Path, place: dict[str, Any], reason: str) -> None:
+        if place.get("reason") != reason:  # said once, not at every look
+            logger.warning("A label waits for the PACS: %s", reason)
+            write_json(file, {**place, "reason": reason})
+
     def _name(self, image_id: str, tag: str, version: int) -> str:
         return f"{image_folder(self._done, image_id).name}.{tag}.{version:04d}.json"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a file of the outbox says; empty where there is none."""
+    try:
+        row = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {"state": "waiting", **row} if isinstance(row, dict) else {}

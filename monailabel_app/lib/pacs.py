@@ -125,13 +125,15 @@ class Pacs:
 
         def run() -> None:
             while True:
-                began = time.monotonic()
+                began, pause = time.monotonic(), PAUSE
                 try:
                     if self.sync(changed):
+                        pause = max(PAUSE, 20 * (time.monotonic() - began))
                         and_then()
                 except Exception:  # the next look may go well; reading goes on meanwhile
                     logger.exception("Looking through the PACS failed")
-                time.sleep(max(PAUSE, 20 * (time.monotonic() - began)))
+                # A long list is asked for seldom; what was down may be back at any moment.
+                time.sleep(pause)
 
         threading.Thread(target=run, name="pacs", daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""What is refused, with its HTTP status: names that are none, and a disk that is full.
+"""What is refused, with its HTTP status: names and objects that are none, and a full disk.
 
 Refusals are HTTPExceptions, so that they reach the client with their reason under MONAI Label's
 own server as well.
@@ -7,6 +7,8 @@ own server as well.
 from __future__ import annotations
 
 import errno
+import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,11 +27,32 @@ def check_tag(tag: Any) -> str:
     return str(getattr(tag, "value", tag))
 
 
-def check_object(info: Any) -> dict[str, Any]:
-    """A JSON object; 400 for anything else."""
+def check_object(info: Any, name: str = "info") -> dict[str, Any]:
+    """A JSON object that a reply can hold; 400 for anything else.
+
+    Python reads more as JSON than it may send: NaN and Infinity, and half a pair of surrogates.
+    """
     if not isinstance(info, dict):
-        raise HTTPException(400, "info must be a JSON object")
+        raise HTTPException(400, f"{name} must be a JSON object, such as {{}}")
+    try:
+        json.dumps(info, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"{name} cannot be sent back as JSON: {error!r}") from error
     return info
+
+
+def sendable(value: Any) -> Any:
+    """What was stored before `check_object` looked, as a reply can hold it.
+
+    A number that is none becomes None, half a pair of surrogates a question mark.
+    """
+    if isinstance(value, dict):
+        return {sendable(key): sendable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [sendable(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 @contextmanager

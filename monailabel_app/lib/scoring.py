@@ -31,6 +31,7 @@ from ftmtl.predict_files import coco_results
 
 from .background import Job, Steps
 from .datastore import MammogramStore
+from .files import set_aside
 from .infer import FindMasses, listed
 from .models import ModelRegistry, ModelVersion, now
 
@@ -49,16 +50,25 @@ class ScoreHistory:
         self._seen: tuple[int, list[dict[str, Any]]] = (0, [])
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows; constant-time unless one was added."""
+        """All rows; constant-time unless one was added. A damaged file is set aside."""
         try:
-            changed = self._file.stat().st_mtime_ns
+            with self._guard:
+                changed = self._file.stat().st_mtime_ns
+                if self._seen[0] != changed:
+                    self._seen = (changed, self._read())
+                return list(self._seen[1])
         except FileNotFoundError:
             return []
-        with self._guard:
-            if self._seen[0] != changed:
-                rows = json.loads(self._file.read_text(encoding="utf-8"))
-                self._seen = (changed, rows)
-            return list(self._seen[1])
+
+    def _read(self) -> list[dict[str, Any]]:
+        try:
+            rows: list[dict[str, Any]] = json.loads(self._file.read_text(encoding="utf-8"))
+            for row in rows:
+                row["sha256"], row["labels"]
+            return rows
+        except (ValueError, TypeError, KeyError) as error:
+            set_aside(self._file, error)
+            return []
 
     def shown(self) -> list[dict[str, Any]]:
         """The latest rows without the names of their images."""

@@ -34,7 +34,7 @@ class Wishes:
     @classmethod
     def of(cls, params: Any) -> Wishes:
         """The wishes in a request's `params`; 400 with the reason where one makes no sense."""
-        params = check_object(params or {})
+        params = check_object(params or {}, "params")
         for name in ("client_id", "submission_id"):
             value = params.get(name)
             if value is not None and not (isinstance(value, str) and NAME.fullmatch(value)):

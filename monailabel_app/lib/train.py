@@ -24,6 +24,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from ftmtl.config import Preset
 from ftmtl.datasets.labels import read_labels
 from ftmtl.datasets.records import ImageRecord
+from ftmtl.mammogram import UnreadableMammogram
 from ftmtl.network.model import FTMTLNet
 from ftmtl.training.loop import Progress, train
 from ftmtl.weights_file import Weights, load_weights, save_weights
@@ -73,12 +74,18 @@ class LearnFromLabels(TrainTask):  # type: ignore[misc]
         report = Report(self._progress)
         try:
             return self._run(asked, datastore, report)
+        except UnreadableMammogram as error:  # it names a file, and what is raised is written down
+            reason = f"an image can no longer be read: {error.reason}. {error.remedy}"
+            report.say(state="failed", reason=reason)
+            raise RuntimeError(reason) from None
         except Exception as error:
             report.say(state="failed", reason=str(getattr(error, "detail", error)))
             raise
 
     def _run(self, asked: TrainingRequest, store: MammogramStore, report: Report) -> dict[str, Any]:
-        records, damaged = read_labels(store.workspace, images=store.labelled_files())
+        records, damaged = read_labels(
+            store.workspace, images=store.labelled_files(), named=store.names.of
+        )
         sides = store.sides.all()
         learned = [r for r in records if sides.get(r.patient_id) != "validation"]
         judged = [r for r in records if sides.get(r.patient_id) == "validation"]
@@ -106,9 +113,9 @@ class LearnFromLabels(TrainTask):  # type: ignore[misc]
                 on_epoch=run.after_epoch,
                 cache=self.folder / "canvases",
                 metadata=run.metadata,
+                named=lambda record: store.names.of(str(record.image_id)),
             )
-            left_out = [_fileless(line) for line in (*damaged, *outcome.left_out)]
-            report.say(stage="judging", left_out=left_out)
+            report.say(stage="judging", left_out=[*damaged, *outcome.left_out])
             return run.end(outcome.weights, finished=outcome.finished)
 
 
@@ -213,9 +220,3 @@ class _Run:
             return
         self.published.append(version.version)
         self.report.say(version=version.version, sha256=version.sha256, published=True)
-
-
-def _fileless(line: str) -> str:
-    """A reason without the server's folders: "/a/b/x.dcm: truncated" -> "x.dcm: truncated"."""
-    path, colon, rest = line.partition(": ")
-    return f"{Path(path).name}{colon}{rest}"

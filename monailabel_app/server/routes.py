@@ -30,6 +30,7 @@ from starlette.datastructures import UploadFile as UploadedFile
 from starlette.responses import Response
 
 from monailabel_app.lib import job_routes
+from monailabel_app.lib.refusals import check_object
 
 from .access import LOOPBACK_NAMES, Guard, sign_in
 from .limits import BodyLimits
@@ -172,6 +173,8 @@ def _checked(name: str, values: dict[str, Any], mark: str) -> dict[str, Any]:
                 # Lets the model leave out a file that nobody will fetch.
                 document["output"] = values["output"].value
             values[field] = json.dumps(document)
+        elif isinstance(values.get(field), dict):
+            check_object(values[field], field)
     for value in values.values():
         for upload in value if isinstance(value, list) else [value]:
             if isinstance(upload, UploadedFile):
@@ -217,9 +220,7 @@ def _object(field: str, text: str) -> dict[str, Any]:
         document = json.loads(text or "{}")
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"{field} is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise HTTPException(400, f"{field} must be a JSON object, such as {{}}")
-    return document
+    return check_object(document, field)
 
 
 def without_folders(reply: Any) -> Any:
