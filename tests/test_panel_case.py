@@ -147,6 +147,17 @@ def test_a_drawn_mask_outlives_the_models_answer(case):
     assert case.find("F1").mask().sum() == 36 and case.find("F1").malignancy == 0.1
 
 
+def test_scores_of_two_models_do_not_go_into_one_label(case):
+    name, before = case.add_box((30, 20, 8, 8)), case.find("F1")
+    answer = proposal("F1", 30, 0.7, 0.2)
+    assert case.apply_answer(name, case.find(name).bbox, answer, scored=False)
+    assert case.find(name).segmentation == answer.segmentation
+    assert case.find(name).scores is None and case.find(name).label == "malignant"
+    case.apply_answer("F1", before.bbox, proposal("F1", 5, 0.3, 0.1), scored=False)
+    after = case.find("F1")
+    assert (after.scores, after.malignancy) == (before.scores, before.malignancy)
+
+
 def test_no_mass_here(case):
     case.add_box((30, 20, 8, 8))
     case.no_mass()

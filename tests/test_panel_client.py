@@ -278,10 +278,22 @@ def test_tls_is_verified(certificate, monkeypatch):
         with pytest.raises(Failure) as caught:
             Client(f"https://127.0.0.1:{port}").info()
         assert caught.value.kind == "tls" and "not trusted" in str(caught.value)
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+        monkeypatch.setenv("MAMMOREVIEW_CA_FILE", str(certificate / "cert.pem"))
         assert Client(f"https://127.0.0.1:{port}").info() == {}
     with misbehaving(reply("200 OK", b"{}")) as port:
         with pytest.raises(Failure) as caught:
             Client(f"https://127.0.0.1:{port}").info()
         assert caught.value.kind == "tls" and "http://" in str(caught.value)
 
+
+
+def test_what_cannot_be_sent_is_no_address_and_no_token(monkeypatch):
+    for address in ("http://server..local", f"http://{'a' * 64}.org", "http://server/mammö"):
+        with pytest.raises(Failure, match="is no address"):
+            Client(address)
+    for token in ("abc–def", "abc\ndef"):
+        with pytest.raises(Failure, match="token"):
+            Client("http://server", token=token)
+    monkeypatch.setenv("MAMMOREVIEW_CA_FILE", "/nowhere.pem")
+    with pytest.raises(Failure, match=r"/nowhere\.pem"):
+        Client("https://server")

@@ -76,7 +76,7 @@ def another(screen: Screen) -> str:
 
 def forget_images(screen: Screen) -> None:
     """Images that were fetched once are fetched no second time."""
-    for file in screen.panel.session._images.iterdir():
+    for file in screen.panel.session._images.folder.iterdir():
         file.unlink()
 
 

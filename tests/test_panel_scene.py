@@ -169,6 +169,15 @@ def test_monochrome1_and_its_window_look_like_monochrome2(
     assert shown[0][core.view.size[1] - 1 - y, x, 0] == 255, "the mass is bright"
 
 
+def test_a_window_that_is_no_number_is_none(core: SlicerCore, scene: Scene, tmp_path: Path) -> None:
+    file = write_dicom(tmp_path / "film.dcm", WindowCenter="1200", WindowWidth="800")
+    scene.open(file, document())
+    assert len(scene.windows) == 2
+    file.write_bytes(file.read_bytes().replace(b"1200", b"20,0"))
+    scene.open(file, document())
+    assert [window.name for window in scene.windows] == ["Breast"]
+
+
 def test_the_ruler_says_what_it_measures(core: SlicerCore, scene: Scene, phantom: Path) -> None:
     scene.open(phantom, document())
     said = []

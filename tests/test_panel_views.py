@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -142,6 +143,9 @@ def test_connecting_is_remembered_and_the_status_is_true(panel, server, tmp_path
     assert "Not connected" in panel.connection.status.text()
     connect(panel, server)
     assert "Connected to 127.0.0.1" in panel.connection.status.text()
+    assert " as ann" in panel.connection.status.text()
+    for field in (panel.connection.reader, panel.connection.address, panel.connection.token):
+        assert not field.isEnabled(), "labels go on carrying the name that was connected with"
     panel.shot(panel.connection, "connection")
     server.down = True
     panel.session.connection.check()
@@ -150,6 +154,7 @@ def test_connecting_is_remembered_and_the_status_is_true(panel, server, tmp_path
     panel.wait(lambda: "Connected" in panel.connection.status.text())
     click(panel.connection.disconnect_button)
     assert "Not connected" in panel.connection.status.text()
+    assert panel.connection.reader.isEnabled()
     again = Panel(tmp_path)
     assert again.connection.address.currentText() == f"http://127.0.0.1:{server.port}"
     assert again.connection.reader.text() == "ann" and again.connection.token.text() == ""
@@ -180,6 +185,32 @@ def test_a_conflict_offers_two_ways_out(panel, server, tmp_path):
     assert "theirs" in theirs.text() and "mine" in mine.text()
     click(theirs)
     assert panel.opened == ["1.2.0"] and not outbox.parcels
+
+
+def test_labels_that_wait_under_another_name_are_told(panel, server):
+    connect(panel, server)
+    panel.session.sending._outbox.put("1.2.0", Path.touch, based_on=0)
+    click(panel.connection.disconnect_button)
+    server.down = True
+    panel.connection.reader.setText("Ann")
+    click(panel.connection.connect_button)
+    kind = type(panel.connection.status)
+    said = [label.text() for label in panel.connection.outbox.findChildren(kind)]
+    assert any(text.startswith("1 label(s) of ann for http://127.0.0.1") for text in said), said
+
+
+def test_a_late_list_of_another_server_is_not_shown(panel, server, monkeypatch):
+    connect(panel, server)
+    gate, client = threading.Event(), panel.session.connection.client
+    answer = client.datastore()
+    monkeypatch.setattr(client, "datastore", lambda job=None: gate.wait(60) and answer)
+    panel.session.refresh()
+    panel.session.disconnect()
+    gate.set()
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        panel.app.processEvents()
+    assert panel.session.worklist.rows == ()
 
 
 def test_the_list_is_shown_filtered_and_walked(panel, server):

@@ -200,19 +200,28 @@ class Case:
             finding = replace(self.find(finding_id), comment=text)
             self._step(_("comment on {id}").format(id=finding_id), self._with([finding]))
 
-    def apply_answer(self, finding_id: str, asked: Box, answer: Finding) -> bool:
+    def is_read_by(self, model: dict[str, str] | None) -> bool:
+        """Whether that model read this case, as far as either is told."""
+        mine = self.document.model
+        return mine is None or model is None or mine["version"] == model["version"]
+
+    def apply_answer(
+        self, finding_id: str, asked: Box, answer: Finding, *, scored: bool = True
+    ) -> bool:
         """What the model said about the box `asked`: scores, and a mask unless a person drew one.
 
-        It belongs to the step that asked. False where it comes too late: the finding has gone or
-        its box is another by now.
+        Not `scored`: the mask alone; scores of two models do not go into one label. It belongs to
+        the step that asked. False where it comes too late: the finding has gone or its box is
+        another by now.
         """
         finding = next((f for f in self._now.findings if f.id == finding_id), None)
         if finding is None or finding.bbox != asked:
             return False
-        finding = replace(finding, scores=answer.scores, malignancy=answer.malignancy)
+        if scored:
+            finding = replace(finding, scores=answer.scores, malignancy=answer.malignancy)
         if finding.mask_source != "annotated":
             finding = with_mask(finding, answer.mask(), "model", self.image)
-        if finding.status == "added" and finding_id not in self._class_chosen:
+        if scored and finding.status == "added" and finding_id not in self._class_chosen:
             finding = replace(finding, label=answer.label)
         self._history.amend(self._with([finding]))
         self._tell()

@@ -147,13 +147,17 @@ class CaseView:
 
     def _show_figures(self) -> None:
         ui, case, info = self._ui, self._case, self._session.connection.info
-        means = "" if info is None else info.malignant_means
-        ui.meaningLabel.setText(
-            "" if case is None else case_words.meaning_line(means, case.document.model)
-        )
-        if case is None or info is None:
-            ui.thresholdLabel.setText("")
-            ui.fpiLabel.setText("")
+        ui.meaningLabel.setText("")
+        ui.thresholdLabel.setText("")
+        ui.fpiLabel.setText("")
+        if case is None:
             return
-        ui.thresholdLabel.setText(f"{case.threshold:.2f}")
-        ui.fpiLabel.setText(case_words.false_positives_line(info.false_positives(case.threshold)))
+        model = case.document.model
+        # Figures are of the model in service; another may have read the case.
+        same = info is not None and case.is_read_by({"version": info.model_version})
+        means = info.malignant_means if info is not None and same else ""
+        ui.meaningLabel.setText(case_words.meaning_line(means, model))
+        if info is not None:
+            ui.thresholdLabel.setText(f"{case.threshold:.2f}")
+            known = info.false_positives(case.threshold) if same else None
+            ui.fpiLabel.setText(case_words.false_positives_line(known))

@@ -107,11 +107,12 @@ class Connection:
         if status == "busy":
             return " · ".join(f"{name} …" for name in dict.fromkeys(self._jobs.running))
         if status == "training":
-            return _("Connected to {place}; the model is learning.").format(place=place)
-        if self.client.exposes_token:
-            readable = _("Connected to {place} without encryption: others can read the token.")
-            return readable.format(place=place)
-        return _("Connected to {place}.").format(place=place)
+            words = _("Connected to {place} as {reader}; the model is learning.")
+        elif self.client.exposes_token:
+            words = _("Connected to {place} as {reader}, unencrypted: others can read the token.")
+        else:
+            words = _("Connected to {place} as {reader}.")
+        return words.format(place=place, reader=self.client.client_id)
 
     def _answered(self, answer: tuple[dict[str, Any], frozenset[str] | None]) -> None:
         document, requests = answer

@@ -115,6 +115,9 @@ class ConnectionView:
         self.status.setText(f"● {connection.sentence}")
         self.status.setStyleSheet(f"color: {COLOURS[status]}; font-weight: bold")
         self.disconnect_button.setEnabled(status != "off")
+        # Labels carry the name that was connected with: another reader connects anew.
+        for field in (self.address, self.token, self.reader, self.connect_button):
+            field.setEnabled(status == "off")
 
     def _show_outbox(self) -> None:
         while self._outbox_rows.count():
@@ -127,7 +130,11 @@ class ConnectionView:
             self._outbox_rows.addWidget(qt.QLabel(text))
         for parcel in self._session.sending.refused:
             self._outbox_rows.addWidget(self._refused_row(parcel))
-        self.outbox.setVisible(bool(waiting or self._session.sending.refused))
+        for sentence in self._session.elsewhere:
+            others = qt.QLabel(sentence)
+            others.setWordWrap(True)
+            self._outbox_rows.addWidget(others)
+        self.outbox.setVisible(self._outbox_rows.count() > 0)
 
     def _refused_row(self, parcel: Parcel) -> qt.QWidget:
         row = qt.QFrame()

@@ -40,6 +40,7 @@ def fetch(
     name = disk.name_for(f"{client.address} {row.id}")
     image_file = folder / (name + row.suffix)
     if not image_file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         client.download_image(row.id, image_file, stop=stop)
         try:
             unpack(image_file)

@@ -91,13 +91,21 @@ def windows(file: Path, volume: Any, breast: tuple[int, int, int, int]) -> list[
     part = pixels_of(volume)[y : y + height : 8, x : x + width : 8]
     low, high = (float(value) for value in np.percentile(part, (2, 99.5)))
     own = Window(_("Breast"), (low + high) / 2, max(high - low, 1.0))
-    given = [w for w in _of_header(file) if w.centre - w.width / 2 < high]
+    given = [w for w in _readable_windows(file) if w.centre - w.width / 2 < high]
     given = [w for w in given if w.centre + w.width / 2 > low]
     presets = [*given, own]
     display = volume.GetDisplayNode()
     for window in presets:
         display.AddWindowLevelPreset(window.width, window.centre)
     return presets
+
+
+def _readable_windows(file: Path) -> list[Window]:
+    """The header's windows; none where a number of them is none, as "20,0"."""
+    try:
+        return _of_header(file)
+    except (ValueError, TypeError, AttributeError):
+        return []
 
 
 def _of_header(file: Path) -> list[Window]:

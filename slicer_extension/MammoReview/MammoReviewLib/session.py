@@ -5,13 +5,11 @@ All methods are called on the main thread and return at once; answers come throu
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
-from . import disk, failures
+from . import failures
 from .case import Case
 from .client import Client
 from .connection import Connection
@@ -19,12 +17,14 @@ from .drafts import Draft, Drafts
 from .failures import Failure
 from .findings import Findings, InvalidFindings
 from .i18n import _
+from .image_files import ImageFiles
 from .jobs import Job, Jobs
 from .learning import Learning
 from .opening import Fetched, fetch
 from .outbox import Outbox
+from .own_folder import own_folder, waiting_elsewhere
 from .ports import LabelFiles
-from .reading_ahead import ReadingAhead
+from .reading_ahead import WATCHING, ReadingAhead
 from .sending import Sending
 from .signal import Signal
 from .worklist import Worklist
@@ -65,8 +65,9 @@ class Session:
         self.learning = Learning(jobs, self.connection, self.said.emit)
         self.ahead = ReadingAhead(jobs, self.connection, self.said.emit)
         self.drafts: Drafts | None = None
+        self.elsewhere: tuple[str, ...] = ()  # labels of others, or for other servers, that wait
         self._label_files, self._folder, self._make_client = label_files, folder, make_client
-        self._images = Path(tempfile.mkdtemp(prefix="mammoreview-"))
+        self._images = ImageFiles()
         self._token: str | None = None  # of the open case, to know late answers by
         self._opened_cases = 0
         self._counts: tuple[int, int] | None = None
@@ -88,7 +89,12 @@ class Session:
             self.said.emit(str(failure))
             return
         self.disconnect()
-        own = self._folder / disk.name_for(f"{client.address} {client.client_id}")
+        try:
+            own = own_folder(self._folder, client.address, client.client_id)
+        except OSError as error:
+            self.said.emit(str(failures.of_disk(error)))
+            return
+        self.elsewhere = waiting_elsewhere(self._folder, own)
         self.drafts = Drafts(own / "drafts")
         self.sending.use(Outbox(own / "outbox"))
         self.connection.open(client)
@@ -97,6 +103,8 @@ class Session:
         """Ends the connection and closes the case; drafts and outbox stay."""
         self.close_case()
         self.cancel()
+        for background in (LIST, WATCHING):  # late answers would be another server's
+            self.jobs.cancel(background)
         self.connection.close()
         self.worklist.load({})
         self._counts = None
@@ -105,6 +113,7 @@ class Session:
         """Reads the work list again."""
         client = self.connection.client
         if client is not None:
+            self.jobs.cancel(LIST)  # what it brings may be older than why this is asked
             self.jobs.start(client.datastore, self.worklist.load, self._failed, key=LIST)
 
     def cancel(self) -> None:
@@ -133,7 +142,7 @@ class Session:
         stored = (drafts.find(image_id) or self.sending.latest(image_id)) is not None
 
         def work(job: Job) -> Fetched:
-            return fetch(client, row, self._images, info.floor, stored=stored, stop=job)
+            return fetch(client, row, self._images.folder, info.floor, stored=stored, stop=job)
 
         def show(fetched: Fetched) -> None:
             # A label may have arrived while the image was fetched: what is here is looked at now.
@@ -208,7 +217,9 @@ class Session:
             return Findings.from_json(document)
 
         def done(answer: Findings) -> None:
-            case.apply_answer(finding_id, box, answer.findings[0])
+            if not (same := case.is_read_by(answer.model)):
+                self.said.emit(_("Another model is in service by now: its mask, no scores."))
+            case.apply_answer(finding_id, box, answer.findings[0], scored=same)
 
         self.jobs.cancel(key)
         name = _("Asking the model about {id}").format(id=finding_id)
@@ -251,7 +262,7 @@ class Session:
         """The panel goes: drafts are on disk, jobs are cancelled, temporary images deleted."""
         self.connection.close()
         self.jobs.close()
-        shutil.rmtree(self._images, ignore_errors=True)
+        self._images.close()
 
     # Inside
 
@@ -290,6 +301,7 @@ class Session:
 
     def _set_case(self, case: Case | None) -> None:
         self.case = case
+        self._images.forget_old()
         self._opened_cases += 1
         self._token = None if case is None else f"{self._opened_cases} {case.image.id}"
         self.jobs.open_case(self._token)

@@ -24,6 +24,7 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 DEFAULT_PORT = 8000
 CHUNK = 1 << 18
+AUTHORITIES = "MAMMOREVIEW_CA_FILE"  # names a PEM file of certificates to trust
 
 
 class Address:
@@ -40,6 +41,11 @@ class Address:
             raise _no_address(text) from None
         if parts.scheme not in ("http", "https") or not parts.hostname or " " in text:
             raise _no_address(text)
+        try:
+            parts.hostname.encode("idna")
+            parts.path.encode("ascii")
+        except UnicodeError:
+            raise _no_address(text) from None
         if parts.username is not None:
             raise Failure("address", _("Put the token into its own field, not into the address."))
         self.secure = parts.scheme == "https"
@@ -65,8 +71,11 @@ class Transport:
     """Requests to one server, a connection each: safe between threads."""
 
     def __init__(self, address: Address, token: str) -> None:
+        """Raises Failure where the token or the file of authorities is none."""
+        if not (token.isascii() and token.isprintable()):
+            raise Failure("address", _("The token holds what no token can. Copy it again."))
         self._address, self._token = address, token
-        self._tls = ssl.create_default_context() if address.secure else None
+        self._tls = _trust() if address.secure else None
 
     def json(self, method: str, path: str, **options: Any) -> Any:
         """The JSON of a reply; see `send`."""
@@ -143,6 +152,23 @@ class Transport:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, target, body=content, headers=headers)
         return connection.getresponse()
+
+
+def _trust() -> ssl.SSLContext:
+    """The system's authorities, and those of a hospital's own file.
+
+    Its variable is ours: Slicer sets SSL_CERT_FILE to a file of its own.
+    """
+    context, file = ssl.create_default_context(), os.environ.get(AUTHORITIES)
+    if file:
+        try:
+            context.load_verify_locations(file)
+        except OSError as error:  # ssl.SSLError is one
+            sentence = _("No certificate can be read from {file} ({variable}): {reason}.")
+            raise Failure(
+                "address", sentence.format(file=file, variable=AUTHORITIES, reason=error)
+            ) from error
+    return context
 
 
 class _Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -124,6 +125,10 @@ class Panel:
         except UnreadableImage as error:
             self.session.close_case()
             self._say(str(error))
+        except Exception as error:  # whatever a file does to Slicer, the reader is told
+            logging.exception("A mammogram could not be shown")
+            self.session.close_case()
+            self._say(_("This image cannot be shown: {reason}").format(reason=error))
         else:
             self._say("")
 
