@@ -322,9 +322,9 @@ class Session:
     def _on_connection(self) -> None:
         info = self.connection.info
         if info is not None and info.counts != self._counts:
-            if self._counts is not None:  # somebody labelled or added an image
+            known, self._counts = self._counts, info.counts
+            if known is not None:  # somebody labelled or added an image
                 self.refresh()
-            self._counts = info.counts
 
     def _on_arrived(self, parcel_id: str, image_id: str, version: int) -> None:
         case = self.case
