@@ -79,7 +79,10 @@ def calibrate(
         name = "its predictions"
     added = measure(records, results, name)
     if predictions is not None:
-        added["calibrated_on"] += ", predicted by weights of the same recipe that never saw them"
+        added["calibrated_on"] += (
+            ", by predictions that were given as those of the same recipe's weights that never saw "
+            "them"
+        )
     save_weights(out, network, preset=read.preset, metadata={**raw, **added})
     return added
 

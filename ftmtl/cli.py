@@ -6,12 +6,14 @@ Heavy imports happen inside the commands, so that `ftmtl --help` answers at once
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--coco", type=Path, metavar="FILE",
                          help="write COCO predictions of --data instead")
     _data_options(predict, required=False)
-    predict.add_argument("--threshold", type=float,
+    predict.add_argument("--threshold", type=_share,
                          help="least mass score; default: one false positive an image")
     predict.add_argument("--device", default="auto")
     predict.set_defaults(command=_predict)
@@ -179,6 +181,13 @@ def _count(least: int) -> Callable[[str], int]:
         return value
 
     return count
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{value:g} is not from 0 to 1")
+    return value
 
 
 def _data_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -258,11 +267,11 @@ def _train(options: argparse.Namespace) -> int:
         print(f"ftmtl: {mistake}", file=sys.stderr)
         return 2
     preset = _changed(PRESETS[options.preset], options)
-    with _ProgressBar() as bar:
+    with _ProgressBar() as bar, _asked_to_stop() as asked:
         outcome = train(
             _records(options), preset=preset, out=options.out, imagenet=options.imagenet,
             init=options.init, resume=options.resume, device=options.device,
-            max_minutes=options.max_minutes, on_progress=bar.training,
+            max_minutes=options.max_minutes, on_progress=bar.training, should_stop=asked,
             metadata={"malignant_means": options.malignant_means},
         )
     if os.environ.get("RANK", "0") != "0":  # of several that torchrun started one speaks
@@ -272,7 +281,31 @@ def _train(options: argparse.Namespace) -> int:
     print(f"weights: {outcome.weights}")
     if not outcome.finished:
         print("The run is not finished: go on with --resume.")
-    return 0
+    return 130 if asked() else 0
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, or the system said to end: so that a checkpoint is kept.
+
+    A second time ends at once, without one.
+    """
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        print("\nStopping after this step. Once more ends at once.", file=sys.stderr)
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(kind, ask) for kind in kinds]
+    try:
+        yield lambda: asked
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
 
 
 def _mistaken_start(options: argparse.Namespace) -> str | None:
@@ -317,6 +350,9 @@ def _predict(options: argparse.Namespace) -> int:
     predictor = Predictor.load(options.weights or STARTER_WEIGHTS, device=options.device)
     with _ProgressBar() as bar:
         if options.coco:
+            if not options.weights:
+                print("These are the starter weights. They learned from all of CBIS-DDSM's "
+                      "training films: predictions of those are no test.", file=sys.stderr)
             results, report = predict_records(predictor, _records(options), on_file=bar.files)
             write_predictions(options.coco, results)
         else:

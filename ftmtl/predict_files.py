@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +25,7 @@ from ftmtl.prefetch import ahead
 from ftmtl.veto import worst
 
 KEY_FILE = "patient.key"
+COLUMNS = ("file", "id", "patient_key", "laterality", "view", "verdict", "malignancy", "findings")
 Opened = tuple[Mammogram, Canvas] | UnreadableMammogram
 
 
@@ -65,8 +68,9 @@ def predict_files(
     threshold: float | None = None,
     on_file: Callable[[int, int, Path], None] = lambda done, total, path: None,
 ) -> Report:
-    """Read every file; write `ID.json`, `ID.png` and `patients.json` into `out`.
+    """Read every file; write `ID.json`, `ID.png`, `patients.json` and `files.csv` into `out`.
 
+    `files.csv` says which file became which id, and what was said of it.
     A file that cannot be read is listed in `refused.txt`, and the rest are done. So is an image
     whose id another has: its findings would take the other's place, and both be one patient.
     """
@@ -77,6 +81,7 @@ def predict_files(
     root = common_folder(paths)
     files = list({os.path.abspath(file): file for file in files_below(paths)}.values())
     known: dict[str, Path] = {}
+    rows: list[list[object]] = []
 
     def opened(file: Path) -> Opened:
         return _opened(predictor, lambda: read_mammogram(file, root=root))
@@ -100,11 +105,23 @@ def predict_files(
         save_overlay(out / f"{mammogram.image_id}.png", mammogram, findings)
         # The verdict is all that is needed later, and outlines are large.
         by_patient.setdefault(patient, []).append(replace(findings, findings=()))
+        rows.append([
+            mammogram.path, mammogram.image_id, patient, mammogram.laterality, mammogram.view,
+            findings.verdict.label, f"{findings.verdict.malignancy:.4f}", len(findings.findings),
+        ])
         report.read += 1
+    with atomic_write(out / "files.csv") as stream:
+        stream.write(_table([COLUMNS, *rows]))
     write_json(out / "patients.json", patients_document(by_patient))
     with atomic_write(out / "refused.txt") as stream:
         stream.write("".join(f"{line}\n" for line in report.refused).encode())
     return report
+
+
+def _table(rows: Sequence[Sequence[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
 
 
 def _opened(predictor: Predictor, read: Callable[[], Mammogram]) -> Opened:

@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from ftmtl.lean import load_monai
 from monailabel_app.server import log
 from monailabel_app.server.access import UnusableToken, find_token
+from monailabel_app.server.claim import Taken, check_port, claim_workspace
 from monailabel_app.server.options import address, configure, is_loopback, parse, place
 
 MOST_CONNECTIONS = 500
@@ -27,8 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     loopback = is_loopback(options.host)
     try:
+        check_port(options.host, options.port)
+        _held = claim_workspace(options.workspace)
         token, is_new = find_token(options.token_file, options.workspace, needed=not loopback)
-    except (OSError, UnusableToken) as error:
+    except (OSError, Taken, UnusableToken) as error:
         print(f"ftmtl-serve: {error}", file=sys.stderr)
         return 2
     configure(options, token=token)

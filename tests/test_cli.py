@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ftmtl.cli import main
+from ftmtl.cli import _asked_to_stop, main
 from ftmtl.findings import Findings
 from ftmtl.mammogram import image_id, read_header, read_mammogram
 from ftmtl.predict import Predictor
@@ -53,6 +55,15 @@ def test_a_folder_is_read_past_a_bad_file(
         assert patient["malignancy"] == max(d.verdict.malignancy for d in own)
         assert set(patient["images"]) == {d.image.id for d in own}
     assert "P_00820" not in (out / "patients.json").read_text()
+    with (out / "files.csv").open(newline="", encoding="utf-8") as stream:
+        table = list(csv.DictReader(stream))
+    assert {(Path(row["file"]).name, row["id"]) for row in table} == {
+        (file.name, read_header(file).image_id)
+        for file in studies.glob("*.dcm") if file.name != "broken.dcm"
+    }
+    for row in table:
+        told = patients[row["patient_key"]]["images"][row["id"]]
+        assert float(row["malignancy"]) == pytest.approx(told, abs=1e-4)
     for document in documents:
         picture = np.asarray(Image.open(out / f"{document.image.id}.png"))
         assert picture.shape[0] == 1400 + 2 * 64
@@ -219,6 +230,7 @@ def test_a_mistake_is_one_sentence(
 @pytest.mark.parametrize(("command", "option", "value"), [
     ("train", "--epochs", "0"), ("train", "--seed", "-1"), ("crossval", "--epochs", "-1"),
     ("crossval", "--seed", str(2**32)), ("crossval", "--folds", "1"),
+    ("predict", "--threshold", "5"),
 ])
 def test_a_number_that_means_nothing_is_refused(
     command: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
@@ -238,3 +250,17 @@ def test_monai_comes_alone_and_leaves_its_company_to_be_found() -> None:
             "print(pandas.Series([2]).sum(), sklearn.metrics.roc_auc_score([0, 1], [0, 1]))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "2 1.0"]
+
+
+def test_ctrl_c_is_a_question_the_first_time_and_an_end_the_second(
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    # What `train` does with the question is tested with `should_stop`: a checkpoint is kept.
+    before = signal.getsignal(signal.SIGINT)
+    with _asked_to_stop() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGINT)
+        assert asked() and "Once more ends at once" in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

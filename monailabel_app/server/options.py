@@ -64,6 +64,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')}: there is no file {file}")
     if (options.tls_cert is None) != (options.tls_key is None):
         parser.error("--tls-cert and --tls-key go together")
+    if not 0 <= options.port <= 65535:
+        parser.error("--port is from 0 to 65535")
     if options.max_upload_mb <= 0 or options.upload_seconds <= 0:
         parser.error("--max-upload-mb and --upload-seconds are above 0")
     if options.pacs_cache_gb <= 0:
