@@ -269,7 +269,7 @@ def test_heads_learn_from_refined_boxes_too(plain: TrainingSet, refined_rois: bo
     sample = plain[0, 0]
     sample = replace(sample, boxes=torch.tensor([[0.0, 0.0, 48.0, 64.0]]),
                      classes=sample.classes[:1], class_known=sample.class_known[:1],
-                     masks=torch.ones(1, 64, 48), has_mask=torch.ones(1, dtype=torch.bool),
+                     masks=torch.ones(1, 64, 48),
                      valid=torch.ones(64, 48, dtype=torch.bool))
     preset = replace(TINY, targets=replace(TINY.targets, add_truth=False))
     stage = replace(TINY.training.stages[1], refined_rois=refined_rois)
@@ -518,19 +518,20 @@ def test_a_drawn_mask_is_itself_and_a_box_alone_is_an_ellipse(plain: TrainingSet
     for sample, share in ((drawn, 1.0), (fitted, np.pi / 4)):
         x1, y1, x2, y2 = sample.boxes[0].tolist()
         assert sample.masks.sum() == pytest.approx(share * (x2 - x1) * (y2 - y1), rel=0.12)
-        assert sample.has_mask.tolist() == [True]
 
 
-def test_a_model_s_mask_and_an_uncertain_class_teach_no_mask_and_no_class(
-    run: Run, plain: TrainingSet
-) -> None:
-    theirs = replace(run.records[1].annotations[0], mask_source="model", class_known=False)
-    records = [replace(run.records[1], annotations=(theirs,))]
-    sample = TrainingSet(records, plain.cache, augmentation=None, seed=0)[0, 0]
-    assert sample.has_mask.tolist() == [False] and sample.class_known.tolist() == [False]
-    targets = roi_targets(sample.boxes, sample, TINY.targets, torch.Generator().manual_seed(0))
-    assert targets.classes[0] == 2
-    assert not targets.taught.any() and not targets.class_known[0]
+def test_a_model_s_mask_teaches_as_a_box_alone_does(run: Run, plain: TrainingSet) -> None:
+    """Neither what it drew, nor nothing: background alone would teach the masks to be empty."""
+    def taught(**changes: Any) -> Sample:
+        mass = replace(run.records[1].annotations[0], class_known=False, **changes)
+        records = [replace(run.records[1], annotations=(mass,))]
+        return TrainingSet(records, plain.cache, augmentation=None, seed=0)[0, 0]
+
+    accepted, box = taught(mask_source="model"), taught(mask_source="none", segmentation=None)
+    for name, value in vars(box).items():
+        assert torch.equal(torch.as_tensor(getattr(accepted, name)), torch.as_tensor(value))
+    targets = roi_targets(box.boxes, accepted, TINY.targets, torch.Generator().manual_seed(0))
+    assert targets.masks[0].any() and not targets.class_known[0]
 
 
 def test_a_sample_is_the_same_whenever_it_is_drawn(run: Run, plain: TrainingSet) -> None:

@@ -40,8 +40,9 @@ class Sample:
     """One canvas and its truth, boxes [·, 4] (x1, y1, x2, y2) in canvas pixels.
 
     `image` [1, H, W] in 0…1, `valid` [H, W]; of T masses `boxes`, `classes` [T] (1, 2),
-    `class_known` [T], `masks` [T, H, W], `has_mask` [T]; `ignore` boxes teach nothing,
-    `hard_negatives` are boxes a reader rejected. `seed` drives the sampling of anchors and RoIs.
+    `class_known` [T], `masks` [T, H, W] (drawn, or fitted into the box); `ignore` boxes teach
+    nothing, `hard_negatives` are boxes a reader rejected. `seed` drives the sampling of anchors and
+    RoIs.
     """
 
     image: Tensor
@@ -50,7 +51,6 @@ class Sample:
     classes: Tensor
     class_known: Tensor
     masks: Tensor
-    has_mask: Tensor
     ignore: Tensor
     hard_negatives: Tensor
     seed: int
@@ -192,7 +192,9 @@ def made_ahead(
 def _shape_on_canvas(
     annotation: Annotation, record: ImageRecord, geometry: CanvasGeometry
 ) -> NDArray[np.bool_]:
-    # The outline that a model drew may depart from the box that a reader accepted; the box counts.
+    # What a model drew is no truth: of a finding that a reader accepted the box alone counts. It
+    # teaches a mask as every box does. Taught none, the masks would learn from background alone,
+    # empty ones, and fade.
     if annotation.segmentation is not None and annotation.mask_source != "model":
         rle: Any = annotation.segmentation
         if isinstance(rle, list) or isinstance(rle["counts"], list):
@@ -241,8 +243,6 @@ def _sample(
         classes=torch.tensor([a.category for a in own], dtype=torch.long),
         class_known=torch.tensor([a.class_known for a in own], dtype=torch.bool),
         masks=torch.from_numpy(full),
-        # A model's own mask is no truth; a box alone has a fitted shape.
-        has_mask=torch.tensor([a.mask_source != "model" for a in own], dtype=torch.bool),
         ignore=_boxes(boxes["ignore"]),
         hard_negatives=_boxes(boxes["hard_negative"]),
         seed=seed,
