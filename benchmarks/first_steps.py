@@ -49,7 +49,7 @@ def main() -> None:
     batch = training.batch_size
     length = len(records) // batch * batch
     order = BalancedSampler(records, length=length, seed=training.seed).epoch(0)
-    shown = {records[index].patient_id for _, index in order[: options.steps * batch]}
+    shown = {records[index].patient_id for _, index, _ in order[: options.steps * batch]}
     judged = [r for r in records if r.patient_id not in shown][: options.films]
     if not judged:
         parser.error(f"after {options.steps} steps every woman has been shown; take fewer")

@@ -80,7 +80,7 @@ def classifier_costs(
             class_loss(logits, t.classes, t.class_known)
             for t, logits in zip(targets, classes, strict=True)]),
         "mask": weights[2] * mean_cost([
-            mask_loss(logits, t.masks, t.classes, t.taught)
+            mask_loss(logits, t.masks, t.classes)
             for t, logits in zip(targets, maps, strict=True)]),
     }
 

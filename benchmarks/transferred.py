@@ -52,7 +52,7 @@ def listen(network: FTMTLNet, records: Sequence[ImageRecord], canvases: Path) ->
     samples = TrainingSet(records, store, augmentation=None, seed=0)
     seen, malignant = [], []
     for index in tqdm(range(len(records)), unit=" films"):
-        sample = samples[0, index]
+        sample = samples[0, index, 0]
         if len(sample.boxes):
             seen.append(parts(network, head, sample))
             malignant.append(sample.classes == MALIGNANT)

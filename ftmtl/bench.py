@@ -254,8 +254,8 @@ def _training(films: Sequence[Path], device: torch.device, steps: int) -> dict[s
         samples = TrainingSet([_made_up(i, film) for i, film in enumerate(films)], cache,
                               augmentation=preset.training.augment, seed=0)
         for index in range(len(films)):
-            samples[0, index]  # decoded once, as before a training
-        batches = made_ahead(samples, ([(step, (step * size + i) % len(films))
+            samples[0, index, 0]  # decoded once, as before a training
+        batches = made_ahead(samples, ([(step, (step * size + i) % len(films), 0)
                                         for i in range(size)] for step in range(steps + 1)))
         for step in range(steps + 1):
             began = time.perf_counter()

@@ -58,7 +58,7 @@ def test_a_step_costs_what_it_costs_on_the_cpu(tmp_path: Path) -> None:
     records = make_set(tmp_path / "films")
     samples = TrainingSet(records, CanvasCache(tmp_path / "c", TINY.network.canvas),
                           augmentation=None, seed=0)
-    batch = [samples[0, i] for i in (0, 2, 5, 6)]
+    batch = [samples[0, i, 0] for i in (0, 2, 5, 6)]
     stage = replace(TINY.training.stages[1], trains=("backbone", "rpn", "heads"),
                     minimises=("proposal", "unified"))
     network = _started()

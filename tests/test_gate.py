@@ -186,17 +186,19 @@ def side(
 class Bench:
     """A registry whose only version is `network`, and a training that began from it."""
 
-    def __init__(self, folder: Path, untrained: Path, network: FTMTLNet, side: Any) -> None:
+    def __init__(
+        self, folder: Path, untrained: Path, network: FTMTLNet, side: Any, **card: object
+    ) -> None:
         self.card = load_weights(untrained)
         self.folder, self.films = folder, side
         self.registry = ModelRegistry(folder / "models")
-        self.registry.begin_with(self.save(network), origin="given")
+        self.registry.begin_with(self.save(network, **card), origin="given")
         self.report = Report(folder / "progress.json")
 
-    def save(self, network: FTMTLNet) -> Path:
+    def save(self, network: FTMTLNet, **more: object) -> Path:
         file = self.folder / "some.safetensors"
-        points = {"operating_points": {"1": 0.5}}
-        save_weights(file, network, preset=self.card.preset, metadata=points)
+        card = {"operating_points": {"1": 0.5}, **more}
+        save_weights(file, network, preset=self.card.preset, metadata=card)
         return file
 
     def run(self, **settings: Any) -> _Run:
@@ -265,6 +267,43 @@ def test_what_is_worse_never_does(
     with pytest.raises(RefusedVersion, match=told):
         bench.registry.bring_back("2")
     assert bench.in_service() == "1"
+
+
+def test_quality_does_not_go_down_a_little_with_each_training(
+    tmp_path: Path, untrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each finds two masses fewer than the one before it, and another instead."""
+    def said(gate: Gate, weights: Path) -> list[dict[str, Any]]:
+        return [found(n) for n in load_weights(weights).metadata["finds"]]
+
+    monkeypatch.setattr(Gate, "_predict", said)
+    network = load_weights(untrained).network()
+    bench = Bench(tmp_path, untrained, network, women(12), finds=list(range(10)))
+
+    def anchor() -> str:
+        version = bench.registry.anchor()
+        assert version is not None
+        return version.version
+
+    def end(*finds: int) -> tuple[str, str | None, str]:
+        stats = bench.run().end(bench.save(network, finds=finds), finished=True)
+        return stats["verdict"]["word"], stats["verdict"]["against"], bench.in_service()
+
+    assert end(*range(2, 11)) == ("not worse", None, "2")  # 9 of 12 after 10; SE 0.142
+    fewer = (0, *range(3, 10))
+    assert end(*fewer) == ("worse", "1", "2"), "8 after 9, but the first found 10; SE 0.108"
+    with pytest.raises(RefusedVersion, match=r"figure is 0\.66.*of version 1 was 0\.83"):
+        bench.registry.bring_back("3")
+    # More than what is in service, but not than the first: in service at the end, and no anchor.
+    run = bench.run()
+    run.metadata["finds"] = list(range(1, 11))
+    run.after_epoch(network, epoch(1, 1))
+    assert bench.in_service() == "2"
+    assert end(*range(1, 11)) == ("not worse", "1", "4") and anchor() == "1"
+    bench.registry.bring_back("2")
+    assert anchor() == "2"
+    assert end(*fewer) == ("not worse", None, "5"), "a person's choice is the anchor"
+    assert end(*range(11)) == ("better", None, "6") and anchor() == "6"
 
 
 def test_too_few_masses_wait_for_a_person(tmp_path: Path, untrained: Path, side: Any) -> None:

@@ -61,7 +61,6 @@ def canvas(masses: tuple[tuple[float, float, float, int], ...], seed: int) -> Sa
         classes=torch.tensor([m[3] for m in masses], dtype=torch.long),
         class_known=torch.ones(len(masses), dtype=torch.bool),
         masks=torch.stack(shapes).float() if shapes else torch.zeros(0, HEIGHT, WIDTH),
-        has_mask=torch.ones(len(masses), dtype=torch.bool),
         ignore=empty, hard_negatives=empty, seed=seed,
     )
 

@@ -70,11 +70,8 @@ def entropy(probability: float) -> float:
 def test_mask_cost_on_positives_is_equation_7_and_8_of_the_true_class() -> None:
     logits, masks = two_rois()
     classes = torch.tensor([1, 2, 0])
-    everyone = torch.tensor([YES, YES, NO])
-    cost = mask_loss_on_positives(logits, masks, classes, everyone)
+    cost = mask_loss_on_positives(logits, masks, classes)
     assert cost.item() == pytest.approx((entropy(0.9) + entropy(0.3)) / 2, rel=1e-5)
-    one = mask_loss_on_positives(logits, masks, classes, torch.tensor([NO, YES, NO]))
-    assert one.item() == pytest.approx(entropy(0.3), rel=1e-5)
 
 
 def test_mask_cost_with_false_positives_empties_both_maps_of_background() -> None:
@@ -82,18 +79,13 @@ def test_mask_cost_with_false_positives_empties_both_maps_of_background() -> Non
     classes = torch.tensor([1, 2, 0])
     # The third is background: both of its maps against nothing, whatever its mask says.
     empty = (-log(1 - 0.25) - log(1 - 0.5)) / 2
-    cost = mask_loss_with_false_positives(logits, masks, classes, torch.tensor([YES, YES, NO]))
+    cost = mask_loss_with_false_positives(logits, masks, classes)
     assert cost.item() == pytest.approx((entropy(0.9) + entropy(0.3) + empty) / 3, rel=1e-5)
-    # A mass without a known mask teaches none, not an empty one either.
-    fewer = mask_loss_with_false_positives(logits, masks, classes, torch.tensor([NO, YES, NO]))
-    assert fewer.item() == pytest.approx((entropy(0.3) + empty) / 2, rel=1e-5)
 
 
 def test_costs_stay_finite_for_a_network_that_is_very_sure_and_wrong() -> None:
     logits = torch.full((1, 2, 2, 2), 200.0)
-    cost = mask_loss_with_false_positives(
-        logits, torch.zeros(1, 2, 2), torch.tensor([0]), torch.tensor([NO])
-    )
+    cost = mask_loss_with_false_positives(logits, torch.zeros(1, 2, 2), torch.tensor([0]))
     assert cost.item() == pytest.approx(200)
     sure = class_loss(torch.tensor([[200.0, 0, 0]]), torch.tensor([2]), torch.tensor([YES]))
     assert sure.item() == pytest.approx(200 + log(1 + 2 * exp(-200)))
@@ -115,12 +107,13 @@ def test_without_anything_to_learn_each_cost_is_a_zero_that_can_be_minimised() -
         (zero(2, 3), lambda x: class_loss(x, ones, unknown)),
         (zero(0), lambda x: proposal_loss(x, torch.zeros(0, 4), none, torch.zeros(0, 4))),
     ]
-    for mask_loss in MASK_LOSSES.values():
-        for size, classes, taught in ((0, none, nobody), (2, ones, unknown)):
-            cases.append((
-                zero(size, 2, 28, 28),
-                lambda x, f=mask_loss, c=classes, t=taught: f(x, torch.zeros(len(x), 28, 28), c, t),
-            ))
+    background = torch.tensor([0, 0])
+    for name, classes in (("positives", none), ("false_positives", none),
+                          ("positives", background)):
+        cases.append((
+            zero(len(classes), 2, 28, 28),
+            lambda x, f=MASK_LOSSES[name], c=classes: f(x, torch.zeros(len(x), 28, 28), c),
+        ))
     for x, cost in cases:
         value = cost(x)
         value.backward()
@@ -142,7 +135,6 @@ def mammogram(seed: int) -> Sample:
         valid=torch.ones(64, 64, dtype=torch.bool),
         boxes=torch.tensor([[10.0, 12, 38, 40]])[:count], classes=torch.full((count,), 2),
         class_known=torch.ones(count, dtype=torch.bool), masks=masks,
-        has_mask=torch.ones(count, dtype=torch.bool),
         ignore=torch.zeros(0, 4), hard_negatives=torch.zeros(0, 4), seed=seed,
     )
 
@@ -175,8 +167,7 @@ def test_the_heads_cost_is_equation_10_averaged_over_the_images() -> None:
             proposals = network.proposals(rpn, extent[None], 20)
             t = roi_targets(proposals[0], s, preset.targets, random)
             heads = network.heads(network.pool(theta0, [t.boxes]))
-            mask_cost = mask_loss_with_false_positives(
-                heads.mask_logits, t.masks, t.classes, t.taught)
+            mask_cost = mask_loss_with_false_positives(heads.mask_logits, t.masks, t.classes)
             class_cost = class_loss(heads.class_logits, t.classes, t.class_known)
             expected["class"] += 0.5 * 2 * float(class_cost)
             expected["box"] += 0.5 * 3 * float(box_loss(heads.deltas, t.deltas, t.classes > 0))

@@ -291,11 +291,13 @@ def test_a_training_is_started_watched_stopped_and_judged(panel, server):
     gate = {"word": "worse", "images": 20, "masses": 14, "champion": 0.61, "candidate": 0.42}
     server.training = {"state": "done", "version": "3", "published": False, "images": 12,
                        "masses": 9, "verdict": gate}
-    worse = version("3", verdict="worse", details={"gate": gate})
+    worse = version("3", verdict="worse", details={"gate": {**gate, "against": "1"}})
     server.model["versions"] += [version("2", verdict="not judged"), worse]
     panel.session.connection.check()
     panel.wait(lambda: view.versions.rowCount() == 3)
-    assert "Before 0.610, after 0.420" in view.result.text() and "worse" in view.result.text()
+    assert "Before 0.610, after 0.420" in view.result.text()
+    assert "worse than the model before" in view.result.text()
+    assert "worse than version 1" in view.versions.item(2, 0).toolTip()
     view.versions.setCurrentCell(2, 0)
     assert not view.back_button.isEnabled() and not view.take_button.isVisible(), "it would refuse"
 

@@ -52,7 +52,7 @@ def written_and_read(records: list[ImageRecord], folder: Path) -> None:
     cache = CanvasCache(folder / "canvases", (160, 96))
     samples = TrainingSet(records, cache, augmentation=None, seed=0)
     for n, record in enumerate(records):
-        assert len(samples[0, n].boxes) == len(record.masses)
+        assert len(samples[0, n, 0].boxes) == len(record.masses)
 
 
 # INbreast

@@ -27,7 +27,6 @@ def sample(boxes: list[list[float]], **changes: Any) -> Sample:
         "image": torch.zeros(1, SIDE, SIDE), "valid": torch.ones(SIDE, SIDE, dtype=torch.bool),
         "boxes": places, "classes": torch.arange(len(boxes)) % 2 + 1,
         "class_known": torch.ones(len(boxes), dtype=torch.bool), "masks": masks,
-        "has_mask": torch.ones(len(boxes), dtype=torch.bool),
         "ignore": NONE, "hard_negatives": NONE, "seed": 0,
     }
     return Sample(**(fields | changes))
@@ -154,7 +153,6 @@ def test_rois_from_50_percent_take_their_masss_class_and_delta() -> None:
         (20, 20, 40, 30): 1, (20, 20, 40, 29): 0, (58, 60, 80, 80): 2, (0, 0, 10, 10): 0
     }
     assert targets.class_known.all()
-    assert targets.taught.tolist() == (targets.classes > 0).tolist()
     for box, kind, delta in zip(targets.boxes, targets.classes, targets.deltas, strict=True):
         expected = torch.zeros(1, 4)
         if kind > 0:
@@ -172,12 +170,11 @@ def test_true_boxes_join_the_proposals_only_where_the_preset_says_so() -> None:
     assert rows(without) == {(0, 0, 10, 10): 0}
 
 
-def test_a_mass_of_unknown_class_or_mask_says_so() -> None:
-    unknown = sample([MASS], class_known=torch.tensor([False]), has_mask=torch.tensor([False]))
+def test_a_mass_of_unknown_class_says_so() -> None:
+    unknown = sample([MASS], class_known=torch.tensor([False]))
     targets = roi_targets(torch.tensor([[0.0, 0, 9, 9]]), unknown, RECOMMENDED.targets, chance())
     assert targets.classes.tolist() == [1, 0]
     assert targets.class_known.tolist() == [False, True]
-    assert targets.taught.tolist() == [False, False]
 
 
 def test_rois_on_an_ignore_region_teach_nothing_unless_they_are_a_mass() -> None:

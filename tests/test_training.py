@@ -38,6 +38,7 @@ from ftmtl.training.loop import NothingToTrainOn, Outcome, OutOfMemory, Progress
 from ftmtl.training.samples import (
     BalancedSampler,
     CanvasCache,
+    Draw,
     Sample,
     TrainingSet,
     made_ahead,
@@ -156,10 +157,10 @@ def test_samples_are_made_while_others_are_learned_from(run: Run) -> None:
     """Those of a batch are what they are one by one, in order, made while one before is in use."""
     samples = TrainingSet(run.records, CanvasCache(run.out / "canvases", TINY.network.canvas),
                           augmentation=TINY.training.augment, seed=0)
-    batches = [[(epoch, i), (epoch, i + 1)] for epoch in range(2) for i in (0, 2, 4)]
-    asked: list[list[tuple[int, int]]] = []
+    batches = [[(epoch, i, 0), (epoch, i + 1, 0)] for epoch in range(2) for i in (0, 2, 4)]
+    asked: list[list[Draw]] = []
 
-    def noted(batch: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    def noted(batch: list[Draw]) -> list[Draw]:
         asked.append(batch)
         return batch
 
@@ -266,10 +267,10 @@ def test_heads_learn_from_refined_boxes_too(plain: TrainingSet, refined_rois: bo
         network.rpn.deltas.weight.zero_()  # proposals are the anchors, 8 and 16 pixels
         network.detection.deltas.weight.zero_()
         network.detection.deltas.bias.copy_(torch.tensor([0.0, 0.0, 20.0, 20.0]))
-    sample = plain[0, 0]
+    sample = plain[0, 0, 0]
     sample = replace(sample, boxes=torch.tensor([[0.0, 0.0, 48.0, 64.0]]),
                      classes=sample.classes[:1], class_known=sample.class_known[:1],
-                     masks=torch.ones(1, 64, 48), has_mask=torch.ones(1, dtype=torch.bool),
+                     masks=torch.ones(1, 64, 48),
                      valid=torch.ones(64, 48, dtype=torch.bool))
     preset = replace(TINY, targets=replace(TINY.targets, add_truth=False))
     stage = replace(TINY.training.stages[1], refined_rois=refined_rois)
@@ -464,7 +465,8 @@ def test_an_epoch_is_balanced_between_benign_and_malignant(
     for epoch in range(3):
         order = sampler.epoch(epoch)
         assert len(order) == length and {at[0] for at in order} == {epoch}
-        times = Counter(index for _, index in order)
+        times = Counter(index for _, index, _ in order)
+        assert set(order) == {(epoch, i, nth) for i, n in times.items() for nth in range(n)}
         first = 0
         for count, wanted in zip(have, drawn, strict=True):
             own = [times[i] for i in range(first, first + count)]
@@ -474,8 +476,8 @@ def test_an_epoch_is_balanced_between_benign_and_malignant(
             assert max(own, default=0) - min(own, default=0) <= 1
     assert sampler.epoch(1) == BalancedSampler(records, length=length, seed=3).epoch(1)
     assert sampler.epoch(1) != sampler.epoch(2)
-    assert [i for _, i in sampler.epoch(1)] != \
-        [i for _, i in BalancedSampler(records, length=length, seed=4).epoch(1)]
+    assert [i for _, i, _ in sampler.epoch(1)] != \
+        [i for _, i, _ in BalancedSampler(records, length=length, seed=4).epoch(1)]
 
 
 def test_a_film_with_both_counts_as_malignant_and_one_to_ignore_as_normal() -> None:
@@ -497,7 +499,7 @@ def plain(run: Run) -> TrainingSet:
 
 def test_a_sample_says_where_its_masses_lie(run: Run, plain: TrainingSet) -> None:
     for index, record in enumerate(run.records):
-        sample = plain[0, index]
+        sample = plain[0, index, 0]
         _, geometry = plain.cache.get(record)
         assert sample.image.shape == (1, *TINY.network.canvas)
         assert sample.masks.shape == (len(record.masses), *TINY.network.canvas)
@@ -510,27 +512,28 @@ def test_a_sample_says_where_its_masses_lie(run: Run, plain: TrainingSet) -> Non
             assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == tuple(box)
             # The masses are the bright discs.
             assert sample.image[0][mask.bool()].mean() > sample.image[0][sample.valid].mean() + 0.2
-    assert plain[0, 6].boxes.shape == (0, 4)  # no mass: no rows, the same columns
+    assert plain[0, 6, 0].boxes.shape == (0, 4)  # no mass: no rows, the same columns
 
 
 def test_a_drawn_mask_is_itself_and_a_box_alone_is_an_ellipse(plain: TrainingSet) -> None:
-    drawn, fitted = plain[0, 1], plain[0, 3]
+    drawn, fitted = plain[0, 1, 0], plain[0, 3, 0]
     for sample, share in ((drawn, 1.0), (fitted, np.pi / 4)):
         x1, y1, x2, y2 = sample.boxes[0].tolist()
         assert sample.masks.sum() == pytest.approx(share * (x2 - x1) * (y2 - y1), rel=0.12)
-        assert sample.has_mask.tolist() == [True]
 
 
-def test_a_model_s_mask_and_an_uncertain_class_teach_no_mask_and_no_class(
-    run: Run, plain: TrainingSet
-) -> None:
-    theirs = replace(run.records[1].annotations[0], mask_source="model", class_known=False)
-    records = [replace(run.records[1], annotations=(theirs,))]
-    sample = TrainingSet(records, plain.cache, augmentation=None, seed=0)[0, 0]
-    assert sample.has_mask.tolist() == [False] and sample.class_known.tolist() == [False]
-    targets = roi_targets(sample.boxes, sample, TINY.targets, torch.Generator().manual_seed(0))
-    assert targets.classes[0] == 2
-    assert not targets.taught.any() and not targets.class_known[0]
+def test_a_model_s_mask_teaches_as_a_box_alone_does(run: Run, plain: TrainingSet) -> None:
+    """Neither what it drew, nor nothing: background alone would teach the masks to be empty."""
+    def taught(**changes: Any) -> Sample:
+        mass = replace(run.records[1].annotations[0], class_known=False, **changes)
+        records = [replace(run.records[1], annotations=(mass,))]
+        return TrainingSet(records, plain.cache, augmentation=None, seed=0)[0, 0, 0]
+
+    accepted, box = taught(mask_source="model"), taught(mask_source="none", segmentation=None)
+    for name, value in vars(box).items():
+        assert torch.equal(torch.as_tensor(getattr(accepted, name)), torch.as_tensor(value))
+    targets = roi_targets(box.boxes, accepted, TINY.targets, torch.Generator().manual_seed(0))
+    assert targets.masks[0].any() and not targets.class_known[0]
 
 
 def test_a_sample_is_the_same_whenever_it_is_drawn(run: Run, plain: TrainingSet) -> None:
@@ -538,12 +541,17 @@ def test_a_sample_is_the_same_whenever_it_is_drawn(run: Run, plain: TrainingSet)
         return TrainingSet(run.records, plain.cache, augmentation=TINY.training.augment, seed=5)
 
     one, other = fresh(), fresh()
-    samples = {at: one[at] for at in ((0, 0), (0, 1), (1, 0))}
+    samples = {at: one[at] for at in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1))}
     for at in reversed(samples):
         again, first = other[at], samples[at]
         for name, value in vars(first).items():
             assert torch.equal(torch.as_tensor(getattr(again, name)), torch.as_tensor(value))
-    assert not torch.equal(samples[0, 0].image, samples[1, 0].image)  # each epoch anew
+    # Anew in each epoch, and each time within one.
+    for at in ((1, 0, 0), (0, 0, 1)):
+        assert not torch.equal(samples[0, 0, 0].image, samples[at].image)
+        assert samples[0, 0, 0].seed != samples[at].seed
+    # The first is what it was when an epoch's draws of a film were all the same.
+    assert plain[2, 1, 0].seed == np.random.default_rng([0, 2, 1]).integers(2**31)
 
 
 def test_a_mass_mostly_out_of_the_picture_is_ignored(run: Run, plain: TrainingSet) -> None:
@@ -552,10 +560,10 @@ def test_a_mass_mostly_out_of_the_picture_is_ignored(run: Run, plain: TrainingSe
     records = [replace(run.records[6], annotations=(corner,))]
     config = replace(TINY.training.augment, operations=(6, 6), zoom=(1.2, 1.2), crop=0.3)
     drawn = TrainingSet(records, plain.cache, augmentation=config, seed=0)
-    whole = int(TrainingSet(records, plain.cache, augmentation=None, seed=0)[0, 0].masks.sum())
+    whole = int(TrainingSet(records, plain.cache, augmentation=None, seed=0)[0, 0, 0].masks.sum())
     seen = Counter[str]()
     for epoch in range(40):
-        sample = drawn[epoch, 0]
+        sample = drawn[epoch, 0, 0]
         assert len(sample.boxes) + len(sample.ignore) <= 1
         if len(sample.boxes):
             assert sample.masks.sum() >= 0.5 * whole
@@ -564,7 +572,7 @@ def test_a_mass_mostly_out_of_the_picture_is_ignored(run: Run, plain: TrainingSe
 
 
 def test_an_ignored_region_is_no_negative_a_rejected_one_always_is(plain: TrainingSet) -> None:
-    sample = plain[0, 5]
+    sample = plain[0, 5, 0]
     assert len(sample.boxes) == len(sample.ignore) == len(sample.hard_negatives) == 1
     anchors = RegionProposalNetwork(sizes=(8, 16), ratios=(0.5, 1, 2))(
         torch.zeros(1, 1024, 4, 3)).anchors

@@ -39,36 +39,29 @@ def class_loss(logits: Tensor, classes: Tensor, known: Tensor) -> Tensor:
     return F.cross_entropy(logits[known], classes[known])
 
 
-MaskLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+MaskLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def mask_loss_on_positives(
-    logits: Tensor, masks: Tensor, classes: Tensor, taught: Tensor
-) -> Tensor:
+def mask_loss_on_positives(logits: Tensor, masks: Tensor, classes: Tensor) -> Tensor:
     """L_mask, Eq. 7 and 8, on masses alone: the true class's map against its mask (matterport).
 
-    `logits` [R, 2, 28, 28], `masks` [R, 28, 28] in {0, 1}, `classes` [R] (0 background, 1, 2),
-    `taught` [R]: RoIs whose mask is known.
+    `logits` [R, 2, 28, 28], `masks` [R, 28, 28] in {0, 1}, `classes` [R] (0 background, 1, 2).
     """
-    rows = taught & (classes > 0)
+    rows = classes > 0
     if not rows.any():
         return logits.sum() * 0
     own = _map_of_class(logits[rows], classes[rows])
     return F.binary_cross_entropy_with_logits(own, masks[rows])
 
 
-def mask_loss_with_false_positives(
-    logits: Tensor, masks: Tensor, classes: Tensor, taught: Tensor
-) -> Tensor:
+def mask_loss_with_false_positives(logits: Tensor, masks: Tensor, classes: Tensor) -> Tensor:
     """L_mask where background RoIs learn two empty maps besides (paper 3.4.3).
 
     The weight map of Eq. 5 then falls to 0 off the masses, and with it what is transferred.
     Arguments as in `mask_loss_on_positives`; each RoI weighs the same.
     """
-    rows = taught | (classes == 0)
-    if not rows.any():
+    if len(classes) == 0:
         return logits.sum() * 0
-    logits, masks, classes = logits[rows], masks[rows], classes[rows]
     own = F.binary_cross_entropy_with_logits(
         _map_of_class(logits, classes.clamp(min=1)), masks, reduction="none"
     ).mean(dim=(1, 2))

@@ -2,7 +2,7 @@
 
 Each process takes its share of every batch. A batch's cost is the mean over its images, so the mean
 of the shares' gradients is the batch's gradient, and all processes take the same step. A sample's
-chance is seeded by its image, so it does not matter which process draws it.
+chance is seeded by its draw, so it does not matter which process draws it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From records to training samples: canvases made once, augmented on the fly.
 
-Chance is seeded by (seed, epoch, image): a sample is the same whatever came before it, in which
-process, and whether or not training was interrupted.
+Chance is seeded by (seed, epoch, image, which of its draws in the epoch): a sample is the same
+whatever came before it, in which process, and whether or not training was interrupted.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from ftmtl.rle import box_of
 from .augment import augment
 
 log = logging.getLogger(__name__)
+Draw = tuple[int, int, int]  # epoch, index of the record, how often the epoch has had it before
 LEAST_VISIBLE = 0.5  # a mass of which augmentation leaves less is ignored, neither way taught
 
 
@@ -40,8 +41,9 @@ class Sample:
     """One canvas and its truth, boxes [·, 4] (x1, y1, x2, y2) in canvas pixels.
 
     `image` [1, H, W] in 0…1, `valid` [H, W]; of T masses `boxes`, `classes` [T] (1, 2),
-    `class_known` [T], `masks` [T, H, W], `has_mask` [T]; `ignore` boxes teach nothing,
-    `hard_negatives` are boxes a reader rejected. `seed` drives the sampling of anchors and RoIs.
+    `class_known` [T], `masks` [T, H, W] (drawn, or fitted into the box); `ignore` boxes teach
+    nothing, `hard_negatives` are boxes a reader rejected. `seed` drives the sampling of anchors and
+    RoIs.
     """
 
     image: Tensor
@@ -50,7 +52,6 @@ class Sample:
     classes: Tensor
     class_known: Tensor
     masks: Tensor
-    has_mask: Tensor
     ignore: Tensor
     hard_negatives: Tensor
     seed: int
@@ -148,7 +149,7 @@ def readable(
 
 
 class TrainingSet:
-    """Samples by (epoch, index of the record)."""
+    """Samples by Draw."""
 
     def __init__(
         self,
@@ -163,25 +164,26 @@ class TrainingSet:
         self.augmentation = augmentation
         self.seed = seed
 
-    def __getitem__(self, at: tuple[int, int]) -> Sample:
-        epoch, index = at
+    def __getitem__(self, at: Draw) -> Sample:
+        epoch, index, before = at
         record = self.records[index]
-        random = np.random.default_rng([self.seed, epoch, index])
+        # A 0 at the end is no other seed: NumPy pads with zeros to four words.
+        random = np.random.default_rng([self.seed, epoch, index, before])
         pixels, geometry = self.cache.get(record)
         shapes = [_shape_on_canvas(a, record, geometry)[: pixels.shape[0], : pixels.shape[1]]
                   for a in record.annotations]
         masks = np.array(shapes, dtype=bool).reshape(len(shapes), *pixels.shape)
-        before = masks.sum(axis=(1, 2))
+        areas = masks.sum(axis=(1, 2))
         if self.augmentation is not None:
             pixels, masks = augment(pixels, masks, self.augmentation, random)
-        return _sample(record.annotations, pixels, masks, before, self.cache.size,
+        return _sample(record.annotations, pixels, masks, areas, self.cache.size,
                        int(random.integers(2**31)))
 
 
 def made_ahead(
-    samples: TrainingSet, batches: Iterable[Sequence[tuple[int, int]]]
+    samples: TrainingSet, batches: Iterable[Sequence[Draw]]
 ) -> Iterator[list[Sample]]:
-    """The samples of each batch of (epoch, index), made while the one before it is learned from.
+    """The samples of each batch of draws, made while the one before it is learned from.
 
     Threads do it and not processes: numpy, scipy and torch work side by side in them, no sample is
     sent anywhere, and a server that trains is not forked.
@@ -192,7 +194,9 @@ def made_ahead(
 def _shape_on_canvas(
     annotation: Annotation, record: ImageRecord, geometry: CanvasGeometry
 ) -> NDArray[np.bool_]:
-    # The outline that a model drew may depart from the box that a reader accepted; the box counts.
+    # What a model drew is no truth: of a finding that a reader accepted the box alone counts. It
+    # teaches a mask as every box does. Taught none, the masks would learn from background alone,
+    # empty ones, and fade.
     if annotation.segmentation is not None and annotation.mask_source != "model":
         rle: Any = annotation.segmentation
         if isinstance(rle, list) or isinstance(rle["counts"], list):
@@ -210,7 +214,7 @@ def _sample(
     annotations: Sequence[Annotation],
     pixels: NDArray[np.float32],
     masks: NDArray[np.bool_],
-    before: NDArray[np.int64],
+    areas: NDArray[np.int64],
     size: tuple[int, int],
     seed: int,
 ) -> Sample:
@@ -226,7 +230,7 @@ def _sample(
         if box is None:
             continue
         role = annotation.role
-        if role == "mass" and mask.sum() < LEAST_VISIBLE * before[number]:
+        if role == "mass" and mask.sum() < LEAST_VISIBLE * areas[number]:
             role = "ignore"
         boxes[role].append(box)
         if role == "mass":
@@ -241,8 +245,6 @@ def _sample(
         classes=torch.tensor([a.category for a in own], dtype=torch.long),
         class_known=torch.tensor([a.class_known for a in own], dtype=torch.bool),
         masks=torch.from_numpy(full),
-        # A model's own mask is no truth; a box alone has a fitted shape.
-        has_mask=torch.tensor([a.mask_source != "model" for a in own], dtype=torch.bool),
         ignore=_boxes(boxes["ignore"]),
         hard_negatives=_boxes(boxes["hard_negative"]),
         seed=seed,
@@ -264,6 +266,7 @@ class BalancedSampler:
     """The order of an epoch: malignant and benign images in equal number, normals in their share.
 
     Each kind is gone through in shuffled rounds, so that none is seen twice before all are once.
+    A film of another round is augmented anew.
     """
 
     def __init__(self, records: Sequence[ImageRecord], *, length: int, seed: int) -> None:
@@ -279,8 +282,8 @@ class BalancedSampler:
             kind: normal if kind == 0 else (1 - normal) / len(diseased) for kind in self.kinds
         }
 
-    def epoch(self, epoch: int) -> list[tuple[int, int]]:
-        """(epoch, index) of each sample, in order."""
+    def epoch(self, epoch: int) -> list[Draw]:
+        """Each sample's draw, in order."""
         random = np.random.default_rng([self.seed, epoch])
         # Largest remainders, so that the counts add up to the length.
         exact = {kind: share * self.length for kind, share in self.share.items()}
@@ -288,14 +291,13 @@ class BalancedSampler:
         by_rest = sorted(exact, key=lambda kind: counts[kind] - exact[kind])
         for kind in by_rest[: self.length - sum(counts.values())]:
             counts[kind] += 1
-        order = [index for kind, count in counts.items()
-                 for index in self._rounds(self.kinds[kind], count, random)]
-        return [(epoch, order[i]) for i in random.permutation(len(order))]
+        order = [(epoch, index, before) for kind, count in counts.items()
+                 for index, before in self._rounds(self.kinds[kind], count, random)]
+        return [order[i] for i in random.permutation(len(order))]
 
     def _rounds(
         self, members: list[int], count: int, random: np.random.Generator
-    ) -> Iterator[int]:
-        while count > 0:
-            for i in random.permutation(len(members))[:count]:
-                yield members[i]
-            count -= len(members)
+    ) -> Iterator[tuple[int, int]]:
+        for first in range(0, count, len(members)):
+            for i in random.permutation(len(members))[: count - first]:
+                yield members[i], first // len(members)

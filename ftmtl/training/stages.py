@@ -93,7 +93,7 @@ def _unified(
         torch.stack([
             class_loss(logits, t.classes, t.class_known),
             box_loss(deltas, t.deltas, t.classes > 0),
-            mask_loss(masks, t.masks, t.classes, t.taught),
+            mask_loss(masks, t.masks, t.classes),
         ])
         for t, deltas, masks, logits in zip(
             targets, output.deltas.split(counts), output.mask_logits.split(counts),

@@ -34,7 +34,7 @@ class RoiTargets:
     """Of the sampled RoIs `boxes` [R, 4]: what each head should say.
 
     `classes` [R] (0 background, 1 benign, 2 malignant), `class_known` [R], `deltas` [R, 4],
-    `masks` [R, 28, 28], `taught` [R]: masses whose mask is known.
+    `masks` [R, 28, 28], empty on background.
     """
 
     boxes: Tensor
@@ -42,7 +42,6 @@ class RoiTargets:
     class_known: Tensor
     deltas: Tensor
     masks: Tensor
-    taught: Tensor
 
 
 def anchor_targets(anchors: Tensor, extent: Tensor, sample: Sample, config: TargetConfig,
@@ -87,16 +86,14 @@ def roi_targets(proposals: Tensor, sample: Sample, config: TargetConfig,
     boxes, matched = proposals[chosen], truth[chosen]
     classes = torch.zeros(len(chosen), dtype=torch.long, device=boxes.device)
     known = torch.ones(len(chosen), dtype=torch.bool, device=boxes.device)
-    taught = torch.zeros_like(known)
     masks = torch.zeros(len(chosen), MASK_SIZE, MASK_SIZE, device=boxes.device)
     if positives:
         own = matched[:positives]
         classes[:positives] = sample.classes[own]
         known[:positives] = sample.class_known[own]
-        taught[:positives] = sample.has_mask[own]
         masks[:positives] = _crop_masks(sample.masks, boxes[:positives], own)
     deltas = _deltas(boxes, sample.boxes, matched, positives)
-    return RoiTargets(boxes, classes, known, deltas, masks, taught)
+    return RoiTargets(boxes, classes, known, deltas, masks)
 
 
 def _best(overlap: Tensor) -> tuple[Tensor, Tensor]:

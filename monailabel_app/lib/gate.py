@@ -3,7 +3,8 @@
 The figure is the mean TPR at 0.3, 1 and 3.67 false positives an image (IoU > 0.2), averaged with
 the AUC over masses where both classes occur. Both models read the same validation images, and
 their difference is set against its standard error over patients (paired bootstrap). A candidate
-that is lower by more than that is refused. Fewer than 10 masses judge nobody.
+that is lower by more than that is refused. Fewer than 10 masses judge nobody. A candidate is held
+against an anchor too (`ModelRegistry.anchor`), so that figures do not sink a little each time.
 
 The same images tell the thresholds of the candidate, if there are enough of them.
 """
@@ -33,19 +34,21 @@ FPI = np.array([0.3, 1.0, 3.67])
 FEWEST_MASSES = 10
 FEWEST_IMAGES = 30  # 0.3 false positives an image are 9 of them
 REPLICATES = 1000
+WORDS = ("better", "not worse", "worse")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What the gate says; figures are None where it was not asked."""
 
-    word: str  # "better" | "not worse" | "worse" | "not judged"
+    word: str  # of WORDS, or "not judged"
     images: int
     masses: int
     champion: float | None = None
     candidate: float | None = None
     standard_error: float | None = None  # of the difference
     interval: tuple[float, float] | None = None  # 95 %, of the difference
+    against: str | None = None  # the anchor's version, where `champion` is its figure
 
     @property
     def passes(self) -> bool:

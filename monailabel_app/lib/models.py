@@ -95,6 +95,20 @@ class ModelRegistry:
         pointer = self._look().pointer
         return None if pointer is None else self.get(pointer["version"])
 
+    def anchor(self) -> ModelVersion | None:
+        """The version than which no candidate may be worse; None where there is no such.
+
+        It is the last that went into service as better, as unjudged on request, because a person
+        chose it, or as what the program began with. One that was merely not worse does not take
+        its place; one whose weights are gone is passed over.
+        """
+        known = {v.version: v for v in self.versions() if self.path(v).is_file()}
+        for row in reversed(self.publications()):
+            version = known.get(row["version"])
+            if version and (row["reason"] == ASKED or version.verdict != "not worse"):
+                return version
+        return None
+
     def publications(self) -> list[dict[str, Any]]:
         """Which version went into service when, oldest first: {version, time, reason}."""
         pointer = self._look().pointer
@@ -140,7 +154,8 @@ class ModelRegistry:
             gate = chosen.details.get("gate", {})
             raise RefusedVersion(
                 f"The gate refused version {version}: its figure is {gate.get('candidate')}, that "
-                f"of version {gate.get('champion_version')} was {gate.get('champion')}"
+                f"of version {gate.get('against') or gate.get('champion_version')} was "
+                f"{gate.get('champion')}"
             )
         return self.publish(version, reason=ASKED)
 

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from ftmtl.training.loop import Progress, train
 from ftmtl.weights_file import Weights, load_weights, save_weights
 
 from .datastore import MammogramStore
-from .gate import Gate, Verdict
+from .gate import WORDS, Gate, Verdict
 from .models import ModelRegistry, ModelVersion, Overtaken
 from .progress import Report, read_report
 from .training_request import PUBLISH, STAGES, TrainingRequest
@@ -189,7 +189,13 @@ class _Run:
 
     def _judge(self, candidate: Path, where: dict[str, Any]) -> Verdict:
         champion = self.registry.current() or self.parent
+        anchor = self.registry.anchor() or champion
         verdict = self.gate.compare(self.registry.path(champion), candidate)
+        if verdict.passes and anchor != champion:
+            held = self.gate.compare(self.registry.path(anchor), candidate)
+            held = replace(held, against=anchor.version)
+            # The lower word counts: one that only makes up for what was lost is not better.
+            verdict = max(verdict, held, key=lambda said: WORDS.index(said.word))
         self.figures.append({**where, "champion_version": champion.version, **verdict.to_json()})
         self.report.say(figures=self.figures, verdict=verdict.to_json())
         return verdict

@@ -53,10 +53,13 @@ def figures(verdict: dict[str, Any]) -> str:
     before, after = verdict.get("champion"), verdict.get("candidate")
     if before is None or after is None:
         return _("It was not judged ({on}: too few).").format(on=on)
+    than = _("the model before")
+    if verdict.get("against"):  # the server's anchor, an earlier model
+        than = _("version {version}").format(version=verdict["against"])
     words = {
-        "better": _("better than the model before"),
-        "not worse": _("not worse than the model before"),
-        "worse": _("worse than the model before"),
+        "better": _("better than {model}").format(model=than),
+        "not worse": _("not worse than {model}").format(model=than),
+        "worse": _("worse than {model}").format(model=than),
     }
     word = verdict.get("word", "")
     said = _("Before {before:.3f}, after {after:.3f} {on}: {word}.")
