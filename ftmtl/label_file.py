@@ -54,7 +54,7 @@ from ftmtl.label_segments import (
 from ftmtl.measure import measure_mask
 from ftmtl.veto import IMAGE_RULE
 
-__all__ = ["UnreadableLabel", "read_label_file", "write_label_file"]
+__all__ = ["HOW", "UnreadableLabel", "largest_part", "read_label_file", "write_label_file"]
 
 DOCUMENT = "ftmtl_findings"
 MOST_DRAWN = 200  # new findings in one file; one mammogram never has so many masses
@@ -285,6 +285,16 @@ def _components(path: Path, mask: Piece, before: int) -> list[Piece]:
             "most",
             "Remove the specks (Segment Editor, Islands, Remove small islands) and send it again.",
         )
+    return _cut(mask, parts)
+
+
+def largest_part(mask: Piece) -> Piece:
+    """The largest of a mask's parts that hang together: in a label map it is one finding."""
+    parts, _ = ndimage.label(mask.pixels, np.ones((3, 3)))
+    return max(_cut(mask, parts), key=lambda part: int(part.pixels.sum()))
+
+
+def _cut(mask: Piece, parts: NDArray[np.int32]) -> list[Piece]:
     return [
         Piece(mask.x + columns.start, mask.y + rows.start, parts[rows, columns] == number)
         for number, (rows, columns) in enumerate(ndimage.find_objects(parts), start=1)

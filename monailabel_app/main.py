@@ -130,7 +130,10 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         """What to read next."""
         self._holds = Holds(self.workspace / "holds.json")
         infer = self._infers[MODEL]
-        self._datastore.watch(lambda image: infer.state(image, held=self._holds.holds(image)))
+        self._datastore.watch(
+            lambda image: infer.state(image, held=self._holds.holds(image)),
+            lambda image: infer.known(self._datastore, image),
+        )
         return dict(strategies(self._holds, infer.serving))
 
     def init_scoring_methods(self) -> dict[str, Any]:

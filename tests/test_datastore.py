@@ -18,10 +18,11 @@ from pydicom.uid import ExplicitVRLittleEndian
 from ftmtl.cli import main as ftmtl
 from ftmtl.datasets.coco import read_coco
 from ftmtl.datasets.labels import read_labels
-from ftmtl.findings import Finding, Findings, ImageInfo, Verdict, encode_rle
+from ftmtl.findings import Finding, Findings, ImageInfo, ModelInfo, Verdict, encode_rle
 from ftmtl.label_file import read_label_file, write_label_file
 from monailabel_app.lib.datastore import MammogramStore
 from monailabel_app.lib.images import Images
+from monailabel_app.lib.infer import _write_label_map
 
 WIDTH, HEIGHT = 96, 128
 LATIN = b"M\xfcller".decode(errors="surrogateescape")  # as an old export names it
@@ -249,6 +250,45 @@ def test_a_stock_label_map_becomes_a_label_file(store: MammogramStore, tmp_path:
     (finding,) = read_label_file(kept, image=store.image_info("1.2.840.1")).findings
     assert (finding.label, finding.bbox) == ("malignant", (10, 30, 10, 20))
     assert (kept.parent / "0001.sent.nrrd").read_bytes() == sent.read_bytes()
+
+
+def test_a_label_map_of_the_model_s_that_comes_back_is_no_drawing(
+    store: MammogramStore, tmp_path: Path
+) -> None:
+    """Three of its masks: one in two pieces, one whose class was changed, one that was edited."""
+    image = store.image_info("1.2.840.1")
+    masks = np.zeros((3, HEIGHT, WIDTH), bool)
+    for mask, top in zip(masks, (10, 50, 90), strict=True):
+        mask[top : top + 20, 10:30] = True
+    masks[0, 40:43, 40:43] = True
+    seen = Findings(
+        image=image, model=ModelInfo(name="m", version="1", sha256="0" * 64),
+        findings=tuple(
+            Finding(id=f"F{n}", label="benign", bbox=(9.5, 10.25 + 40 * n, 21, 20), malignancy=0.2,
+                    segmentation=encode_rle(mask), mask_source="model", source="model",
+                    status="proposed") for n, mask in enumerate(masks)),
+        verdict=Verdict(malignancy=0.2, label="benign", how="test"),
+    )  # fmt: skip
+    sent = tmp_path / "map.seg.nrrd"  # by its name it might be kept as it is
+    _write_label_map(sent, seen, compress=True)
+    pixels, header = nrrd.read(str(sent))
+    pixels[:, 50:70] *= 2
+    pixels[12, 95] = 0
+    nrrd.write(str(sent), pixels, header)
+    store.watch(lambda name: {"state": "read"}, {"1.2.840.1": seen}.get)
+    store.save_label("1.2.840.1", str(sent), "final", {})
+    kept = read_label_file(Path(store.get_label_uri("1.2.840.1", "final")), image=image)
+    assert kept.model == seen.model
+    told = [(f.source, f.status, f.mask_source, f.label) for f in kept.findings]
+    assert told == [
+        ("model", "accepted", "model", "benign"),
+        ("annotator", "added", "annotated", "benign"),
+        ("model", "edited", "model", "malignant"),
+    ]
+    first, drawn, other = kept.findings
+    assert (first.bbox, other.bbox) == (seen.findings[0].bbox, seen.findings[1].bbox)
+    assert first.segmentation == seen.findings[0].segmentation
+    assert drawn.mask_source == "annotated" and drawn.bbox == (10, 90, 20, 20)
 
 
 def test_what_is_no_label_is_refused_and_leaves_nothing(

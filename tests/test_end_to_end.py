@@ -196,6 +196,10 @@ def test_read_correct_learn_and_read_again(
     info = document["image"]
     assert pixels.shape == (info["width"], info["height"], 1)
     assert set(np.unique(pixels)) <= {0, 1, 2}
+    client.save_label(second, file, "original", {})  # as it came
+    info_there = ImageInfo(**{**info, "spacing_mm": None})
+    same = read_label_file(Path(client.download_label(second, "original")), image=info_there)
+    assert pixels.any() and {f.source for f in same.findings} == {"model"}
     drawn = np.zeros_like(pixels)
     drawn[300:420, 500:640] = 1
     stock = tmp_path / "stock.nrrd"
@@ -206,8 +210,7 @@ def test_read_correct_learn_and_read_again(
     assert listed["image"]["info"]["state"] == "labelled"
     assert listed["labels"]["final"]["info"]["findings"] == {"malignant": 1}
     seen = read_label_file(
-        Path(client.download_label(second, "final")),
-        image=ImageInfo(**{**info, "spacing_mm": None}),
+        Path(client.download_label(second, "final")), image=info_there
     )
     assert [(f.label, f.bbox) for f in seen.findings] == [("malignant", (300, 500, 120, 140))]
 

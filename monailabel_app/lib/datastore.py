@@ -23,7 +23,7 @@ from monailabel.interfaces.datastore import Datastore
 from pydicom.dataset import Dataset
 
 from ftmtl.datasets.labels import FINAL, LABEL_SUFFIX, LabelVersion, info_of
-from ftmtl.findings import ImageInfo
+from ftmtl.findings import Findings, ImageInfo
 from ftmtl.label_file import read_label_file
 from ftmtl.patient_key import PatientKey
 
@@ -67,10 +67,19 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         self.notes = Notes(workspace / "info", self.names)
         self._accepted = threading.local()
         self._reading_of: Callable[[str], dict[str, Any]] = lambda image: {"state": "new"}
+        self._seen_in: Callable[[str], Findings | None] = lambda image: None
 
-    def watch(self, reading_of: Callable[[str], dict[str, Any]]) -> None:
-        """`reading_of` says of an image without a label its state, and what the model saw."""
-        self._reading_of = reading_of
+    def watch(
+        self,
+        reading_of: Callable[[str], dict[str, Any]],
+        seen_in: Callable[[str], Findings | None],
+    ) -> None:
+        """Where the store learns what the model says of an image.
+
+        `reading_of`: its state, while it has no label, and the verdict; `seen_in`: all findings,
+        None where it was not read.
+        """
+        self._reading_of, self._seen_in = reading_of, seen_in
 
     def _sides_told(self) -> list[tuple[str, str | None]]:
         return [(str(v.image["patient_key"]), v.side) for v in self.labels.records(FINAL)]
@@ -161,7 +170,10 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         patient = str(image["patient_key"])
         side = (lambda: self.sides.settle(patient)) if tag == FINAL else None
         with disk(), tempfile.TemporaryDirectory(dir=self.workspace / "tmp") as folder:
-            submission = check_submission(Path(label_filename), image, tag, wishes, Path(folder))
+            submission = check_submission(
+                Path(label_filename), image, tag, wishes, Path(folder),
+                lambda: self._seen_in(image_id),
+            )  # fmt: skip
             version = self.labels.submit(submission, side=side)
             if wishes.to_pacs and version.standing == "label" and self.outbox is not None:
                 self.outbox.put(version)

@@ -19,8 +19,8 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from ftmtl.active import figures_of
 from ftmtl.datasets.labels import LABEL_SUFFIX
-from ftmtl.findings import Findings, ImageInfo, decode_rle
-from ftmtl.label_file import write_label_file
+from ftmtl.findings import Findings, ImageInfo
+from ftmtl.label_file import largest_part, write_label_file
 from ftmtl.mammogram import (
     Mammogram,
     MammogramHeader,
@@ -206,6 +206,18 @@ class FindMasses(InferTask):  # type: ignore[misc]
         """An image's reading, made now if it is not known; no reader waits for more than it."""
         return self._reading(predictor, source, turn=self.turns.other)
 
+    def known(self, store: MammogramStore, image_id: str) -> Findings | None:
+        """All that the version in service has seen in a listed image; None if nothing is kept."""
+        try:
+            source = listed(store, image_id)
+            predictor = self.predictor(self.device)
+            reading = self.readings.get(predictor.model.sha256, self.digests.of(source.path))
+        except (HTTPException, OSError):  # no version in service, or the file cannot be had
+            return None
+        if reading is None or source.image is None:
+            return None
+        return predictor.findings(reading, source.image, threshold=0.0)
+
     def save(self) -> None:
         """Keeps the table and the digests for the next start; a full disk costs time then."""
         try:
@@ -304,12 +316,18 @@ def _write(findings: Findings, question: Question) -> str:
 
 
 def _write_label_map(file: Path, findings: Findings, *, compress: bool) -> None:
-    """A plain label map, one slice, as ITK sees the image: 1 benign, 2 malignant on top."""
+    """A plain label map, one slice, as ITK sees the image: 1 benign, 2 malignant on top.
+
+    Of a mask that falls into pieces the largest: each would come back as a finding of its own.
+    """
     image = findings.image
     pixels = np.zeros((image.height, image.width), np.uint8)
     for finding in sorted(findings.findings, key=lambda f: LABELS[f.label]):
-        if finding.segmentation is not None:
-            pixels[decode_rle(finding.segmentation)] = LABELS[finding.label]
+        if (piece := finding.piece()) is not None:
+            part = largest_part(piece)
+            rows, columns = part.pixels.shape
+            crop = pixels[part.y : part.y + rows, part.x : part.x + columns]
+            crop[part.pixels] = LABELS[finding.label]
     x, y = image.spacing_mm or (1.0, 1.0)
     header = {
         "space": "left-posterior-superior",

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
 
 from ftmtl.datasets.labels import LABEL_SUFFIX, info_of
-from ftmtl.findings import Findings, ImageInfo
-from ftmtl.label_file import UnreadableLabel, read_label_file, write_label_file
+from ftmtl.findings import Finding, Findings, ImageInfo, Status, Verdict
+from ftmtl.label_file import (
+    HOW,
+    UnreadableLabel,
+    largest_part,
+    read_label_file,
+    write_label_file,
+)
+from ftmtl.label_segments import digest
 
 from .label_store import Submission
 from .refusals import NAME, check_object
@@ -61,35 +68,68 @@ class Wishes:
 
 
 def check_submission(
-    sent: Path, image: dict[str, Any], tag: str, wishes: Wishes, folder: Path
+    sent: Path,
+    image: dict[str, Any],
+    tag: str,
+    wishes: Wishes,
+    folder: Path,
+    seen: Callable[[], Findings | None] = lambda: None,
 ) -> Submission:
     """The submission of a file that was sent for an image; 422 where it is no label of it.
 
     What is no label file of ours, or would be read otherwise without `label_info`, is written as
-    one into `folder`.
+    one into `folder`. So is what holds masks of the model's (`seen`: all that it saw in the image)
+    and does not say that they are.
     """
     info = info_of(image)
     try:
         findings = read_label_file(sent, image=info, label_info=wishes.label_info)
+        told = _recognised(findings, seen) if findings.model is None else findings
     except UnreadableLabel as error:
         reason = f"The label cannot be used: {error.reason}. {error.remedy}"
         raise HTTPException(422, reason) from error
     label = None
-    if not _speaks_for_itself(sent, info, findings, wishes):
+    if told != findings or not _speaks_for_itself(sent, info, findings, wishes):
         label = folder / f"label{LABEL_SUFFIX}"
-        write_label_file(label, findings)
+        write_label_file(label, told)
     return Submission(
         image=image,
         tag=tag,
         sent=sent,
         label=label,
-        model=asdict(findings.model) if findings.model else None,
-        findings=dict(Counter(f.label for f in findings.findings)),
+        model=asdict(told.model) if told.model else None,
+        findings=dict(Counter(f.label for f in told.findings)),
         annotator=wishes.client_id,
         submission_id=wishes.submission_id,
         based_on=wishes.based_on,
         comment=wishes.comment,
     )
+
+
+def _recognised(findings: Findings, seen: Callable[[], Findings | None]) -> Findings:
+    """Of a label without a model: masks that are the model's to the pixel are its, not drawn.
+
+    A label map cannot say who drew what, and one that comes back as it was sent would make the
+    model's outlines the truth.
+    """
+    if not findings.findings or (model_s := seen()) is None:
+        return findings
+    size = findings.image.height, findings.image.width
+    masks: dict[str, Finding] = {}
+    for finding in model_s.findings:
+        if (piece := finding.piece()) is not None:
+            masks.setdefault(digest(largest_part(piece).encode(*size)), finding)
+    told: list[Finding] = []
+    for finding in findings.findings:
+        its = masks.pop(digest(finding.segmentation), None)
+        if its is not None:
+            status: Status = "accepted" if its.label == finding.label else "edited"
+            finding = replace(its, id=finding.id, label=finding.label, status=status)
+        told.append(finding)
+    if told == list(findings.findings):
+        return findings
+    verdict = Verdict.of(told, how=HOW)
+    return replace(findings, model=model_s.model, findings=tuple(told), verdict=verdict)
 
 
 def _speaks_for_itself(sent: Path, image: ImageInfo, findings: Findings, wishes: Wishes) -> bool:
