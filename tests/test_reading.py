@@ -244,9 +244,12 @@ def test_scores_are_those_of_what_readers_said(server: Server, tmp_path: Path) -
     assert len(server.get("/info/").json()["models"][MODEL]["scores"]) == 1
 
 
-def test_what_was_read_and_held_outlives_a_restart(start: Callable[[], Any], clinic: Path) -> None:
-    with start() as one:
-        image = following(one, "suspicious", "eve")["id"]
+def test_what_was_read_and_held_outlives_a_restart(
+    server: Server, start: Callable[[], Any]
+) -> None:
+    image = following(server, "suspicious", "eve")["id"]
+    server.process.terminate()
+    server.process.wait(30)
     with start() as two:
         rows = listed(two)
         assert rows[image]["state"] == "held"
