@@ -196,6 +196,13 @@ def test_labels_that_wait_under_another_name_are_told(panel, server):
     click(panel.connection.connect_button)
     kind = type(panel.connection.status)
     said = [label.text() for label in panel.connection.outbox.findChildren(kind)]
+    panel.wait(lambda: panel.session.connection.status == "lost")
+    assert panel.connection.token.isEnabled(), "it may be what was mistyped"
+    panel.connection.reader.setText("bob")
+    server.down = False
+    panel.session.connection.check()
+    panel.wait(lambda: " as Ann" in panel.connection.status.text())
+    assert panel.connection.reader.text() == "Ann", "the name that labels carry"
     assert any(text.startswith("1 label(s) of ann for http://127.0.0.1") for text in said), said
 
 

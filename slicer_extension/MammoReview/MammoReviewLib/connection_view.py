@@ -115,9 +115,13 @@ class ConnectionView:
         self.status.setText(f"● {connection.sentence}")
         self.status.setStyleSheet(f"color: {COLOURS[status]}; font-weight: bold")
         self.disconnect_button.setEnabled(status != "off")
-        # Labels carry the name that was connected with: another reader connects anew.
+        # Labels carry the name that was connected with: another reader connects anew. Until a
+        # server has answered nothing is read under any, and a mistyped token can be mended.
+        answered = connection.info is not None
+        if answered and self._reader and self._reader != connection.client.client_id:
+            self.reader.setText(connection.client.client_id)
         for field in (self.address, self.token, self.reader, self.connect_button):
-            field.setEnabled(status == "off")
+            field.setEnabled(not answered)
 
     def _show_outbox(self) -> None:
         while self._outbox_rows.count():
