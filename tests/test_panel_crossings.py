@@ -6,12 +6,14 @@ test needs.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from MammoReviewLib.image_files import KEPT
 from panel_morning import Morning, quick_weights
 from panel_screen import Screen
 from PySide6.QtTest import QTest
@@ -221,6 +223,19 @@ def test_a_case_opens_from_the_label_that_arrived_while_its_image_came(
     screen.wait(lambda: screen.case is not None)
     assert screen.case.based_on == arrived[-1]
     assert screen.case.labelled_by == "ann" and not screen.case.undecided()
+
+
+def test_the_film_that_is_read_again_does_not_go_first(screen: Screen) -> None:
+    one, files = screen.case.image.id, screen.panel.session._images
+    (film,) = files.folder.iterdir()
+    screen.panel.session.close_case()
+    os.utime(film, (0, 0))
+    for number in range(KEPT):  # fetched since, whether or not they were looked at
+        (files.folder / f"{number}.dcm").touch()
+    screen.panel.session.open(one)
+    screen.wait(lambda: screen.case is not None)
+    assert film.exists() and screen.case.image_file == film
+    forget_images(screen)
 
 
 def test_a_label_that_cannot_be_read_is_said(

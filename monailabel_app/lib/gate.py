@@ -28,13 +28,13 @@ from ftmtl.predict import Predictor
 from ftmtl.predict_files import predict_records
 from ftmtl.weights_file import load_weights, save_weights
 
-from .models import sha256_of
+from .models import PASSED, sha256_of
 
 FPI = np.array([0.3, 1.0, 3.67])
 FEWEST_MASSES = 10
 FEWEST_IMAGES = 30  # 0.3 false positives an image are 9 of them
 REPLICATES = 1000
-WORDS = ("better", "not worse", "worse")
+WORDS = (*PASSED, "worse")  # the best first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Verdict:
     @property
     def passes(self) -> bool:
         """Whether the candidate may go into service on its figures."""
-        return self.word in ("better", "not worse")
+        return self.word in PASSED
 
     def to_json(self) -> dict[str, Any]:
         """For `/info/` and the registry."""

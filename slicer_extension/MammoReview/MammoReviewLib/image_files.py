@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 PREFIX = "mammoreview-"
-KEPT = 20  # the latest: going back to one of them is at once
+KEPT = 20  # those read last: going back to one of them is at once
 LEFT_BEHIND_SECONDS = 24 * 3600.0
 
 
@@ -24,7 +24,7 @@ class ImageFiles:
                     shutil.rmtree(other, ignore_errors=True)
 
     def forget_old(self) -> None:
-        """Deletes all files but the latest; one that is in use stays where the system says so."""
+        """Deletes all but those read last; one that is in use stays where the system says so."""
         with contextlib.suppress(OSError):
             files = [file for file in self.folder.iterdir() if not file.name.startswith(".")]
             for file in sorted(files, key=lambda file: file.stat().st_mtime)[:-KEPT]:

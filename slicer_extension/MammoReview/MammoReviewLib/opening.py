@@ -39,7 +39,9 @@ def fetch(
     """
     name = disk.name_for(f"{client.address} {row.id}")
     image_file = folder / (name + row.suffix)
-    if not image_file.exists():
+    if image_file.exists():
+        image_file.touch()  # what is read now is not what goes first
+    else:
         folder.mkdir(parents=True, exist_ok=True)
         client.download_image(row.id, image_file, stop=stop)
         try:
