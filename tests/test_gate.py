@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from ftmtl.config import RECOMMENDED
 from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import Annotation, ImageRecord
 from ftmtl.evaluation.inputs import parse_truth
+from ftmtl.findings import encode_rle
 from ftmtl.network.model import FTMTLNet, build
 from ftmtl.predict import Predictor
 from ftmtl.predict_files import predict_records
@@ -104,6 +106,44 @@ def test_few_masses_judge_nobody() -> None:
     said = judged(9, set(range(9)), set())
     assert (said.word, said.champion, said.candidate) == ("not judged", 1.0, 0.0)
     assert not said.passes
+
+
+def test_outlines_that_fit_visibly_less_are_worse_however_much_is_found() -> None:
+    """Twelve drawn squares of 24×24 pixels; the candidate draws fewer of their pixels."""
+
+    def square(pixels: int) -> Any:
+        mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+        mask[50:74, 20:44] = np.arange(576).reshape(24, 24) < pixels
+        return encode_rle(mask)
+
+    drawn = [
+        replace(r, annotations=(replace(
+            r.annotations[0], segmentation=square(576), mask_source="annotated"),))
+        for r in women(12)
+    ]
+    truth = parse_truth(to_coco(drawn))
+
+    def outlined(pixels: list[int]) -> list[dict[str, Any]]:
+        return [{**found(n), "segmentation": square(p)} for n, p in enumerate(pixels)]
+
+    # What the champion misses the candidate finds: better, but for the outlines.
+    champion = outlined([576] * 11)
+    for pixels, dice, word in (
+        ([576] * 12, 1.0, "better"),
+        ([288] * 12, 2 / 3, "worse"),  # 2·288 / (288 + 576)
+        ([550] * 12, 1100 / 1126, "worse"),  # 0.977
+        ([558] * 12, 1116 / 1134, "better"),  # 0.984: 0.02 is not seen
+        ([144] + [576] * 11, 10.4 / 11, "better"),  # nothing is lost but with that one woman
+    ):
+        said = verdict(truth, champion, outlined(pixels))
+        assert said.word == word
+        assert said.outlines is not None and said.outlines.masses == 11, "both found eleven"
+        assert said.outlines.champion == 1.0
+        assert said.outlines.candidate == pytest.approx(dice)
+    few = parse_truth(to_coco([*drawn[:9], *women(12)[9:]]))
+    said = verdict(few, champion, outlined([288] * 12))
+    assert said.outlines is not None and said.outlines.masses == 9 and said.word == "better"
+    assert judged(12, {1}, {1}).outlines is None, "nobody drew any"
 
 
 def test_an_image_that_is_ignored_as_a_whole_is_none_that_false_positives_are_divided_by() -> None:

@@ -49,6 +49,12 @@ def test_a_training_in_words():
     said = training_words.result(done)
     assert "Version 3 learned from 5 images with 6 masses." in said
     assert "not judged" in said and said.endswith("It is in service now.")
+    outlines = {"masses": 11, "champion": 0.86, "candidate": 0.7512}
+    spoilt = {**gate, "word": "worse", "champion": 0.7, "candidate": 0.75, "outlines": outlines}
+    assert training_words.figures(spoilt) == (
+        "Before 0.700, after 0.750 on 2 validation images with 3 masses; "
+        "outlines (Dice, 11 drawn masses) 0.86 and 0.75: worse than the model before."
+    )
     failed = training_words.result(Training(state="failed", reason="no label."))
     assert failed == "The training failed: no label."
     assert [training_words.duration(s) for s in (40, 600, 7200)] == ["40 s", "10 min", "2.0 h"]

@@ -6,6 +6,10 @@ their difference is set against its standard error over patients (paired bootstr
 that is lower by more than that is refused. Fewer than 10 masses judge nobody. A candidate is held
 against an anchor too (`ModelRegistry.anchor`), so that figures do not sink a little each time.
 
+Outlines have no part in that figure, but a candidate that spoils them is refused as well: where
+both models find at least 10 masses that a person drew, their mean Dice must not fall by more than
+0.02 with a 95 % interval that lies below 0.
+
 The same images tell the thresholds of the candidate, if there are enough of them.
 """
 
@@ -22,6 +26,7 @@ from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import ImageRecord
 from ftmtl.evaluation import operating_points
 from ftmtl.evaluation.bootstrap import patient_weights
+from ftmtl.evaluation.compare import compare
 from ftmtl.evaluation.evaluate import Judged, judge
 from ftmtl.evaluation.inputs import FloatArray, Truth, parse_predictions, parse_truth
 from ftmtl.predict import Predictor
@@ -33,8 +38,29 @@ from .models import PASSED, sha256_of
 FPI = np.array([0.3, 1.0, 3.67])
 FEWEST_MASSES = 10
 FEWEST_IMAGES = 30  # 0.3 false positives an image are 9 of them
+OUTLINE_FALL = 0.02  # of the mean Dice: less than this nobody sees
 REPLICATES = 1000
 WORDS = (*PASSED, "worse")  # the best first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlines:
+    """Mean Dice of the masses that a person drew and both models find."""
+
+    masses: int
+    champion: float
+    candidate: float
+    interval: tuple[float, float] | None  # 95 %, of the difference
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether the candidate's are surely, and visibly, worse."""
+        return (
+            self.masses >= FEWEST_MASSES
+            and self.candidate < self.champion - OUTLINE_FALL
+            and self.interval is not None
+            and self.interval[1] < 0
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +75,7 @@ class Verdict:
     standard_error: float | None = None  # of the difference
     interval: tuple[float, float] | None = None  # 95 %, of the difference
     against: str | None = None  # the anchor's version, where `champion` is its figure
+    outlines: Outlines | None = None  # where both find masses that a person drew
 
     @property
     def passes(self) -> bool:
@@ -73,6 +100,9 @@ def verdict(
     error = float(change.std(ddof=1)) if len(change) > 1 else 0.0
     low, high = np.percentile(change, [2.5, 97.5]) if len(change) else (0.0, 0.0)
     word = "worse" if after < before - error else "better" if after > before else "not worse"
+    outlines = _outlines(*judged, weights)
+    if outlines is not None and outlines.spoilt:
+        word = "worse"
     return Verdict(
         word=word if truth.masses >= FEWEST_MASSES else "not judged",
         images=truth.images,
@@ -81,6 +111,7 @@ def verdict(
         candidate=after,
         standard_error=error,
         interval=(float(low), float(high)),
+        outlines=outlines,
     )
 
 
@@ -140,3 +171,11 @@ def _figure(judged: Judged, truth: Truth, weights: FloatArray) -> FloatArray:
     if len(np.unique(truth.mass_class[truth.mass_class > 0])) < 2:
         return np.asarray(found)
     return np.asarray((found + judged.rankings["auc_mass_all"].auc_of(weights)) / 2)
+
+
+def _outlines(champion: Judged, candidate: Judged, weights: FloatArray) -> Outlines | None:
+    row = compare(candidate, champion, weights).get("dice_detected")
+    if row is None:
+        return None
+    return Outlines(masses=row["n"], champion=row["b"], candidate=row["a"],
+                    interval=row["ci95"] and tuple(row["ci95"]))

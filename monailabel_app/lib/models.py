@@ -152,10 +152,13 @@ class ModelRegistry:
         served = {row["version"] for row in self.publications()}
         if chosen.verdict == "worse" and version not in served:
             gate = chosen.details.get("gate", {})
+            outlines = gate.get("outlines") or {}
             raise RefusedVersion(
                 f"The gate refused version {version}: its figure is {gate.get('candidate')}, that "
                 f"of version {gate.get('against') or gate.get('champion_version')} was "
                 f"{gate.get('champion')}"
+                + (f"; the mean Dice of its outlines is {outlines['candidate']:.3f}, that was "
+                   f"{outlines['champion']:.3f}" if outlines else "")
             )
         return self.publish(version, reason=ASKED)
 

@@ -62,8 +62,18 @@ def figures(verdict: dict[str, Any]) -> str:
         "worse": _("worse than {model}").format(model=than),
     }
     word = verdict.get("word", "")
-    said = _("Before {before:.3f}, after {after:.3f} {on}: {word}.")
-    return said.format(before=before, after=after, on=on, word=words.get(word, word))
+    said = _("Before {before:.3f}, after {after:.3f} {on}{outlines}: {word}.")
+    return said.format(before=before, after=after, on=on, outlines=_outlines(verdict),
+                       word=words.get(word, word))
+
+
+def _outlines(verdict: dict[str, Any]) -> str:
+    """How they fit, which can be why a version was refused; nothing where nobody drew any."""
+    measured = verdict.get("outlines")
+    if not measured:
+        return ""
+    said = _("; outlines (Dice, {masses} drawn masses) {champion:.2f} and {candidate:.2f}")
+    return said.format(**measured)
 
 
 def duration(seconds: float) -> str:
