@@ -93,6 +93,9 @@ class TrainingRequest:
         steps = self.steps or max(1, -(-images // batch))
         return replace(
             preset,
+            # Background that is new to a network teaches it in the first steps to draw less of
+            # everything (docs/training.md): here masses alone teach masks.
+            targets=replace(preset.targets, masks_on="positives"),
             training=replace(
                 preset.training,
                 stages=tuple(self._stage(name) for name in names),
