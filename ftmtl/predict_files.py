@@ -136,16 +136,17 @@ def _opened(predictor: Predictor, read: Callable[[], Mammogram]) -> Opened:
 def patients_document(by_patient: dict[str, list[Findings]]) -> dict[str, Any]:
     """By patient: the maximum over her images (paper 2.3), and what each image said.
 
-    "No finding" where no image holds a likely mass; its malignancy still ranks her among others.
+    She is called malignant where one of them is. "No finding" where no image holds a likely mass;
+    its malignancy still ranks her among others.
     """
     document = {}
     for patient, readings in sorted(by_patient.items()):
         malignancy = worst([r.verdict.malignancy for r in readings])
-        label = "malignant" if malignancy > 0.5 else "benign"
-        likely_mass = any(r.verdict.label != "no finding" for r in readings)
+        words = {r.verdict.label for r in readings}
+        label = "malignant" if malignancy > 0.5 or "malignant" in words else "benign"
         document[patient] = {
             "malignancy": malignancy,
-            "label": label if likely_mass else "no finding",
+            "label": "no finding" if words == {"no finding"} else label,
             "images": {r.image.id: r.verdict.malignancy for r in readings},
             "how": readings[0].verdict.how,
         }
