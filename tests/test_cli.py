@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from ftmtl.findings import Findings
 from ftmtl.mammogram import image_id, read_header, read_mammogram
 from ftmtl.network.model import build
 from ftmtl.predict import Predictor
-from ftmtl.predict_files import common_folder, files_below
+from ftmtl.predict_files import common_folder, deepest_around, files_below
 from ftmtl.probabilities import Calibration
 from ftmtl.training.loop import Progress
 from ftmtl.weights_file import save_weights
@@ -115,6 +115,18 @@ def test_the_root_of_what_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "a.png", "two__b.png"]
     assert ids("../a.png") == ["a.png"]
     assert ids("../two", "../../one/a.png") == ["two__b.png", "a.png"]
+
+
+def test_what_is_given_may_lie_on_several_drives_of_windows() -> None:
+    def around(*folders: str) -> str | None:
+        folder = deepest_around([PureWindowsPath(folder) for folder in folders])
+        return None if folder is None else folder.as_posix()
+
+    assert around("C:/films/anna", "c:/Films/berta/new") == "C:/films"
+    assert around("C:/films", "C:/films") == "C:/films" and around("C:/a", "C:/b") == "C:/"
+    assert around("C:/films", "D:/films") is None
+    assert around("//clinic/films/anna", "//clinic/films/berta") == "//clinic/films/"
+    assert around("//clinic/films/anna", "//clinic/old/anna") is around("//x/y", "C:/") is None
 
 
 def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
