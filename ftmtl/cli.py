@@ -279,8 +279,11 @@ def _train(options: argparse.Namespace) -> int:
     for line in outcome.left_out:
         print(f"left out: {line}", file=sys.stderr)
     print(f"weights: {outcome.weights}")
-    if not outcome.finished:
-        print("The run is not finished: go on with --resume.")
+    if outcome.finished:
+        if asked():
+            print("That was the last step: the run is finished.")
+        return 0
+    print("The run is not finished: go on with --resume.")
     return 130 if asked() else 0
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ftmtl.json_fields import Fields, InvalidFindings, check_choice, check_range, check_text
 from ftmtl.rle import Piece, Rle, box_of, check_runs, decode_rle, encode_rle
-from ftmtl.veto import of_image
+from ftmtl.veto import ImageWord, called, of_image
 
 __all__ = [
     "Finding",
@@ -51,7 +51,6 @@ Label = Literal["benign", "malignant"]
 MaskSource = Literal["annotated", "model", "fitted", "none"]
 Source = Literal["model", "annotator"]
 Status = Literal["proposed", "accepted", "edited", "added", "rejected"]
-VerdictLabel = Literal["malignant", "benign", "no finding"]
 
 LABELS: tuple[Label, ...] = get_args(Label)
 CLASSES = ("background", "benign", "malignant")
@@ -193,34 +192,34 @@ class ModelInfo:
 class Verdict:
     """What is said of the whole image; `how` names the rule that was used.
 
-    "No finding" of a model means that nothing is likelier a mass than background; its malignancy
-    still ranks the image among others.
+    "No finding" means that nothing is likelier a mass than background; its malignancy still ranks
+    the image among others.
     """
 
     malignancy: float
-    label: VerdictLabel
+    label: ImageWord
     how: str
 
     def __post_init__(self) -> None:
         check_range(self.malignancy, 0, 1, "The verdict: malignancy")
-        check_choice(self.label, get_args(VerdictLabel), "The verdict: label")
+        check_choice(self.label, get_args(ImageWord), "The verdict: label")
         if not self.how:
             raise InvalidFindings("The verdict: how must say which rule was used.")
 
     @classmethod
     def of(cls, findings: Iterable[Finding], *, how: str) -> Verdict:
-        """Of the findings that were not rejected, by the rule of an image (`veto.of_image`).
+        """Of the findings that were not rejected, by the rules of an image (`ftmtl.veto`).
 
         A person's finding is a mass for certain, of malignancy 1 or 0 by its label: one that is
-        malignant makes the image so. "No finding", with malignancy 0, means that there is none: no
-        mass came above the threshold, or none was left.
+        malignant makes the image so. "No finding" has malignancy 0 where there is none: no mass
+        came above the threshold, or none was left.
         """
         standing = [finding for finding in findings if finding.status != "rejected"]
         if not standing:
             return cls(malignancy=0.0, label="no finding", how=how)
-        malignancy = of_image(*zip(*map(_said, standing), strict=True))
+        scores, malignancies = zip(*map(_said, standing), strict=True)
         return cls(
-            malignancy=malignancy, label="malignant" if malignancy > 0.5 else "benign", how=how
+            malignancy=of_image(scores, malignancies), label=called(scores, malignancies), how=how
         )
 
 
@@ -279,6 +278,21 @@ class Findings:
     def kept(self) -> tuple[Finding, ...]:
         """Those that a person stands by (accepted, edited or added): the truth for training."""
         return tuple(finding for finding in self.findings if finding.status in KEPT)
+
+    def heading(self) -> str:
+        """What the image is called, in words that hold beside the findings that are shown with it.
+
+        Those that are no likely mass have no part in the verdict.
+        """
+        standing = [finding for finding in self.findings if finding.status != "rejected"]
+        label = self.verdict.label
+        if label == "no finding":
+            return "no likely mass" if standing else label
+        if label == "benign" and any(finding.label == "malignant" for finding in standing):
+            return "no likely malignant mass"
+        if label == "malignant" and self.verdict.malignancy <= 0.5:
+            return "malignant mass"  # the number beside it is the image's
+        return label
 
     def to_json(self) -> dict[str, Any]:
         """The document as plain dicts, lists, strings and numbers, ready for `json.dump`."""
@@ -409,6 +423,6 @@ def _verdict_from_json(value: object) -> Verdict:
     fields = Fields(value, "The verdict", tuple(Verdict.__dataclass_fields__))
     return Verdict(
         malignancy=fields.number("malignancy"),
-        label=fields.choice("label", get_args(VerdictLabel)),
+        label=fields.choice("label", get_args(ImageWord)),
         how=fields.text("how"),
     )

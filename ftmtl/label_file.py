@@ -52,13 +52,13 @@ from ftmtl.label_segments import (
     segmentation_header,
 )
 from ftmtl.measure import measure_mask
-from ftmtl.veto import IMAGE_RULE
+from ftmtl.veto import IMAGE_RULE, WORD_RULE
 
 __all__ = ["HOW", "UnreadableLabel", "largest_part", "read_label_file", "write_label_file"]
 
 DOCUMENT = "ftmtl_findings"
 MOST_DRAWN = 200  # new findings in one file; one mammogram never has so many masses
-HOW = f"{IMAGE_RULE}; a person's finding is a mass for certain, malignant 1 or 0"
+HOW = f"{IMAGE_RULE}; {WORD_RULE}; a person's finding is a mass for certain, malignant 1 or 0"
 
 
 # --- writing --------------------------------------------------------------------------------

@@ -96,14 +96,15 @@ def _contours(mask: NDArray[np.bool_], bbox: tuple[float, float, float, float]
 def _draw_words(pen: ImageDraw.ImageDraw, findings: Findings, size: tuple[int, int]) -> None:
     verdict, image = findings.verdict, findings.image
     name = " ".join(part for part in (image.laterality, image.view) if part)
+    said, number = findings.heading(), f"{100 * verdict.malignancy:.0f} / 100"
+    text, colour = said.capitalize(), INK
     if verdict.label == "no finding":
-        # Boxes may be shown without a verdict on them: each is likelier background than mass.
-        text, colour = ("No likely mass" if findings.findings else "No finding"), INK
         if verdict.malignancy > 0:  # the model's; where a person left nothing there is none
-            text += f" (malignancy {100 * verdict.malignancy:.0f} / 100)"
+            text += f" (malignancy {number})"
     else:
-        text = f"{verdict.label.capitalize()} {100 * verdict.malignancy:.0f} / 100"
-        colour = COLOURS[verdict.label]
+        text += f" {number}" if said == verdict.label else f", image {number}"
+        if said != "no likely malignant mass":
+            colour = COLOURS[verdict.label]
     room = size[0] - 48 - pen.textlength(name, font=_font(26))
     wide = pen.textlength(text, font=_font(LARGE))
     font = _font(LARGE if wide <= room else int(LARGE * room / wide))

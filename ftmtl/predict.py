@@ -24,7 +24,6 @@ from ftmtl.findings import (
     Piece,
     Rle,
     Verdict,
-    VerdictLabel,
 )
 from ftmtl.mammogram import Mammogram, MammogramHeader
 from ftmtl.measure import measure_mask
@@ -32,14 +31,14 @@ from ftmtl.network.inference import InferenceNet
 from ftmtl.network.model import Detections, FTMTLNet
 from ftmtl.probabilities import Calibration
 from ftmtl.reading import Candidate, Reading, malignancy_of
-from ftmtl.veto import IMAGE_RULE, gather, likelier, monotone
+from ftmtl.veto import IMAGE_RULE, WORD_RULE, called, gather, likelier, monotone
 from ftmtl.weights_file import Weights, load_weights
 
 SCORE_FLOOR = 0.001  # what lies under it is never a candidate, also not for a FROC curve
 LEAST_SIDE = 1.0  # of a candidate, canvas pixels
 MASS_IOU = 0.2  # boxes that overlap more are one mass (paper 2.3)
 THRESHOLD_WITHOUT_HELD_OUT_FIGURES = 0.5
-VERDICT_RULE = f"malignant-veto by evidence: {IMAGE_RULE}"
+VERDICT_RULE = f"malignant-veto by evidence: {IMAGE_RULE}; {WORD_RULE}"
 
 
 class InvalidBoxes(ValueError):
@@ -185,12 +184,9 @@ class Predictor:
 
 
 def _verdict(seen: Sequence[Candidate]) -> Verdict:
-    """Of an image; "no finding" where no candidate is likelier a mass than background."""
-    malignancy = malignancy_of(seen)
-    label: VerdictLabel = "malignant" if malignancy > 0.5 else "benign"
-    if not any(c.score > 0.5 for c in seen):
-        label = "no finding"
-    return Verdict(malignancy=malignancy, label=label, how=VERDICT_RULE)
+    """Of an image, by all candidates, shown or not."""
+    label = called([c.score for c in seen], [c.malignancy for c in seen])
+    return Verdict(malignancy=malignancy_of(seen), label=label, how=VERDICT_RULE)
 
 
 def image_info(mammogram: Mammogram | MammogramHeader, patient_key: str | None) -> ImageInfo:

@@ -7,8 +7,8 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 from pycocotools import mask as coco_mask
 
@@ -26,6 +26,7 @@ from ftmtl.veto import worst
 
 KEY_FILE = "patient.key"
 COLUMNS = ("file", "id", "patient_key", "laterality", "view", "verdict", "malignancy", "findings")
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 Opened = tuple[Mammogram, Canvas] | UnreadableMammogram
 
 
@@ -38,10 +39,23 @@ class Report:
     refused_ids: list[int | str] = field(default_factory=list)  # of them, in a data set
 
 
-def common_folder(paths: Iterable[Path]) -> Path:
-    """The deepest folder that holds all that is given: one folder itself, one file's own folder."""
+def common_folder(paths: Iterable[Path]) -> Path | None:
+    """The deepest folder that holds all that is given: one folder itself, one file's own folder.
+
+    None where they lie on several drives.
+    """
     folders = [path if path.is_dir() else path.parent for path in paths]
-    return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
+    return deepest_around([Path(os.path.abspath(folder)) for folder in folders])
+
+
+def deepest_around(folders: Sequence[AnyPath]) -> AnyPath | None:
+    """The deepest folder with all these absolute ones in it; None where no drive has all."""
+    around = folders[0]
+    while not all(folder.is_relative_to(around) for folder in folders):
+        if around == around.parent:
+            return None
+        around = around.parent
+    return around
 
 
 def files_below(paths: Iterable[Path]) -> Iterator[Path]:
@@ -84,7 +98,8 @@ def predict_files(
     rows: list[list[object]] = []
 
     def opened(file: Path) -> Opened:
-        return _opened(predictor, lambda: read_mammogram(file, root=root))
+        below = root or Path(os.path.abspath(file)).anchor
+        return _opened(predictor, lambda: read_mammogram(file, root=Path(below)))
 
     for number, film in enumerate(ahead(opened, files)):
         on_file(number, len(files), files[number])
@@ -136,16 +151,17 @@ def _opened(predictor: Predictor, read: Callable[[], Mammogram]) -> Opened:
 def patients_document(by_patient: dict[str, list[Findings]]) -> dict[str, Any]:
     """By patient: the maximum over her images (paper 2.3), and what each image said.
 
-    "No finding" where no image holds a likely mass; its malignancy still ranks her among others.
+    She is called malignant where one of them is. "No finding" where no image holds a likely mass;
+    its malignancy still ranks her among others.
     """
     document = {}
     for patient, readings in sorted(by_patient.items()):
         malignancy = worst([r.verdict.malignancy for r in readings])
-        label = "malignant" if malignancy > 0.5 else "benign"
-        likely_mass = any(r.verdict.label != "no finding" for r in readings)
+        words = {r.verdict.label for r in readings}
+        label = "malignant" if malignancy > 0.5 or "malignant" in words else "benign"
         document[patient] = {
             "malignancy": malignancy,
-            "label": label if likely_mass else "no finding",
+            "label": "no finding" if words == {"no finding"} else label,
             "images": {r.image.id: r.verdict.malignancy for r in readings},
             "how": readings[0].verdict.how,
         }

@@ -8,7 +8,8 @@ becomes more malignant.
 
 In the paper the worst of an image's masses speaks for it, however doubtful that mass is. Of many
 doubtful ones some look malignant by chance. So in `of_image` a mass counts by how evident it is
-(docs/experiments/image_score.md).
+(docs/experiments/image_score.md). That ranks images. What one is `called` holds to the paper, of
+likely masses: where one is malignant, so is the image.
 
 Probabilities are rows of [background, benign, malignant]. Which boxes take part? In the paper those
 whose largest entry is not background. But a box of background 0.44, benign 0.22 and malignant 0.34
@@ -19,13 +20,17 @@ that are `likelier` a mass than background.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+ImageWord = Literal["malignant", "benign", "no finding"]
+
 BACKGROUND, BENIGN, MALIGNANT = 0, 1, 2
 HARDLY_A_MASS = 0.1
 IMAGE_RULE = f"largest p(malignant) / ({HARDLY_A_MASS:g} + {1 - HARDLY_A_MASS:g} x largest p(mass))"
+WORD_RULE = "malignant above one half, and wherever a likely mass is"
 
 
 def likelier(probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -75,6 +80,21 @@ def of_image(scores: ArrayLike, malignancies: ArrayLike) -> float:
         return 0.0
     evident = HARDLY_A_MASS + (1 - HARDLY_A_MASS) * mass.max()
     return float((mass * malignancy).max() / evident)
+
+
+def called(scores: ArrayLike, malignancies: ArrayLike) -> ImageWord:
+    """What an image is called by its masses' scores p(mass) [K] and malignancies [K].
+
+    "No finding" where nothing is likelier a mass than background. A reader who is shown a likely
+    mass as malignant is not told that the image is benign, also where an evident cyst beside it
+    keeps `of_image` below one half.
+    """
+    mass, malignancy = np.asarray(scores, np.float64), np.asarray(malignancies, np.float64)
+    likely = mass > 0.5
+    if not likely.any():
+        return "no finding"
+    malignant = of_image(mass, malignancy) > 0.5 or bool((malignancy[likely] > 0.5).any())
+    return "malignant" if malignant else "benign"
 
 
 def worst(malignancies: Sequence[float]) -> float:

@@ -8,19 +8,25 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from training_set import TINY, make_set
 
-from ftmtl.cli import _asked_to_stop, main
+from ftmtl.cli import _asked_to_stop, _ProgressBar, main
+from ftmtl.config import PRESETS
+from ftmtl.datasets.coco import write_coco
 from ftmtl.findings import Findings
 from ftmtl.mammogram import image_id, read_header, read_mammogram
+from ftmtl.network.model import build
 from ftmtl.predict import Predictor
-from ftmtl.predict_files import common_folder, files_below
+from ftmtl.predict_files import common_folder, deepest_around, files_below
 from ftmtl.probabilities import Calibration
+from ftmtl.training.loop import Progress
+from ftmtl.weights_file import save_weights
 
 
 def test_help_comes_without_loading_torch() -> None:
@@ -109,6 +115,18 @@ def test_the_root_of_what_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "a.png", "two__b.png"]
     assert ids("../a.png") == ["a.png"]
     assert ids("../two", "../../one/a.png") == ["two__b.png", "a.png"]
+
+
+def test_what_is_given_may_lie_on_several_drives_of_windows() -> None:
+    def around(*folders: str) -> str | None:
+        folder = deepest_around([PureWindowsPath(folder) for folder in folders])
+        return None if folder is None else folder.as_posix()
+
+    assert around("C:/films/anna", "c:/Films/berta/new") == "C:/films"
+    assert around("C:/films", "C:/films") == "C:/films" and around("C:/a", "C:/b") == "C:/"
+    assert around("C:/films", "D:/films") is None
+    assert around("//clinic/films/anna", "//clinic/films/berta") == "//clinic/films/"
+    assert around("//clinic/films/anna", "//clinic/old/anna") is around("//x/y", "C:/") is None
 
 
 def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
@@ -264,3 +282,30 @@ def test_ctrl_c_is_a_question_the_first_time_and_an_end_the_second(
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(("step", "status", "words"), [
+    (7, 130, "The run is not finished: go on with --resume."),
+    (8, 0, "That was the last step: the run is finished."),
+])
+def test_ctrl_c_in_the_last_step_finds_the_training_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    step: int, status: int, words: str,
+) -> None:
+    monkeypatch.setitem(PRESETS, "paper", TINY)
+    write_coco(make_set(tmp_path / "films"), tmp_path / "coco.json", images=tmp_path / "films")
+    save_weights(tmp_path / "start", build(TINY.network), preset=TINY, metadata={})
+    steps: list[Progress] = []
+
+    def show(bar: _ProgressBar, progress: Progress) -> None:
+        steps.extend([progress] if progress.losses else [])
+        if progress.losses and len(steps) == step:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(_ProgressBar, "training", show)
+    assert main(["train", "--data", str(tmp_path / "coco.json"), "--images",
+                 str(tmp_path / "films"), "--preset", "paper", "--out", str(tmp_path / "run"),
+                 "--init", str(tmp_path / "start"), "--device", "cpu"]) == status
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("weights: ") and said[1:] == [words]
+    assert len(steps) == step

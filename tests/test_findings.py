@@ -276,6 +276,35 @@ def test_kept_and_verdict_follow_the_status():
     scores = {"background": 0.8, "benign": 0.0, "malignant": 0.2}
     faint = replace(one, scores=scores, malignancy=1.0)
     assert Verdict.of([faint, person], how="x").label == "benign"
+    assert Verdict.of([faint], how="x").label == "no finding", "likelier background"
     assert Verdict.of([faint, replace(person, label="malignant")], how="x").malignancy == 1
     assert Verdict.of([person], how="x") == Verdict(malignancy=0.0, label="benign", how="x")
     assert Verdict.of([rejected], how="x") == Verdict(malignancy=0.0, label="no finding", how="x")
+
+
+def test_the_heading_holds_beside_the_findings_that_are_shown():
+    one = document()["findings"][1] | {"status": "proposed"}
+
+    def heading(*masses):
+        value = document()
+        value["findings"] = [
+            one | {
+                "id": f"F{n}", "label": "malignant" if malignancy > 0.5 else "benign",
+                "malignancy": malignancy, "status": status,
+                "scores": {"background": 1 - score, "benign": score * (1 - malignancy),
+                           "malignant": score * malignancy},
+            }
+            for n, (score, malignancy, status) in enumerate(masses)
+        ]
+        findings = Findings.from_json(value)
+        verdict = Verdict.of(findings.findings, how="x")
+        return replace(findings, verdict=verdict).heading()
+
+    likely, doubtful, cyst = (0.9, 0.9, "proposed"), (0.4, 0.9, "proposed"), (0.95, 0.1, "proposed")
+    assert heading(likely, cyst) == "malignant"
+    assert heading((0.55, 0.8, "proposed"), cyst) == "malignant mass", "the image's number is 46"
+    assert heading(cyst) == "benign"
+    assert heading(cyst, doubtful) == "no likely malignant mass"
+    assert heading(cyst, (*doubtful[:2], "rejected")) == "benign"
+    assert heading(doubtful) == "no likely mass"
+    assert heading((*doubtful[:2], "rejected")) == heading() == "no finding"

@@ -119,6 +119,32 @@ def test_damaged_files_never_stop_a_start(
     assert later.add(starter, origin="given").version > "5", "no weights are written over"
 
 
+def test_what_a_newer_program_wrote_of_a_version_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    starter, folder = weights(tmp_path, "starter"), tmp_path / "models"
+    registry = ModelRegistry(folder)
+    registry.begin_with(starter, origin="starter")
+    for number in (2, 3):
+        registry.add(weights(tmp_path, f"trained {number}"), origin="training", verdict="better")
+        registry.publish(str(number), reason="")
+    record = json.loads((folder / "0003.json").read_text())
+
+    def start(content: str) -> str:
+        (folder / "0003.json").write_text(content)
+        caplog.clear()
+        serves = ModelRegistry(folder).begin_with(starter, origin="starter")
+        assert (folder / "0003.json").read_text() == content
+        assert not list(folder.glob("*.damaged-*")) and "damaged" not in caplog.text
+        assert caplog.text.count("0003.json was written by a newer program") == 1
+        return serves.version
+
+    assert start(json.dumps(record | {"audit": [], "signed": "x"})) == "3"
+    assert "it also tells of audit, signed. What this program knows of it counts" in caplog.text
+    assert start(json.dumps({"version": "3", "sha": "x"})) == "2", "too little of it is known"
+    assert "This program cannot use it" in caplog.text
+
+
 def test_a_version_whose_weights_are_gone_is_not_taken_into_service(tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path / "models")
     registry.begin_with(weights(tmp_path, "starter"), origin="starter")

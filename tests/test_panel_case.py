@@ -70,17 +70,22 @@ def test_what_is_shown_and_what_the_verdict_is(case):
 
 
 @pytest.mark.parametrize(
-    ("label", "malignancy", "standing", "line"),
+    ("label", "malignancy", "shown", "line"),
     [
-        ("malignant", 0.62, 1, "malignant, 62 of 100"),
-        ("no finding", 0.46, 2, "no likely mass (46 of 100)"),
-        ("no finding", 0.09, 0, "no finding (9 of 100)"),
-        ("no finding", 0.0, 0, "no finding"),
+        ("malignant", 0.62, (0.9,), "malignant, 62 of 100"),
+        ("malignant", 0.47, (0.9, 0.1), "malignant mass, image 47 of 100"),
+        ("benign", 0.31, (0.2,), "benign, 31 of 100"),
+        ("benign", 0.31, (0.2, 0.9), "no likely malignant mass, 31 of 100"),
+        ("no finding", 0.46, (0.9, 0.2), "no likely mass (46 of 100)"),
+        ("no finding", 0.09, (), "no finding (9 of 100)"),
+        ("no finding", 0.0, (), "no finding"),
     ],
 )
-def test_the_verdict_as_one_line(case, label, malignancy, standing, line):
-    said = verdict_line(Verdict(malignancy, label, "x"), case.document, standing)
-    assert said.lower().endswith(line)
+def test_the_verdict_as_one_line(label, malignancy, shown, line):
+    findings = [proposal(f"F{n}", 5, 0.5, each) for n, each in enumerate(shown)]
+    gone = replace(proposal("F9", 5, 0.5, 0.9), status="rejected")
+    said = verdict_line(Verdict(malignancy, label, "x"), IMAGE, [*findings, gone])
+    assert said == f"L CC · {line}"
 
 
 def test_accept_reject_and_change_of_class(case):

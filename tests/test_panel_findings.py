@@ -13,6 +13,7 @@ from MammoReviewLib.findings import Findings, InvalidFindings, verdict_of, with_
 from test_findings import MISTAKES, REMOVE, document, is_valid
 
 from ftmtl import findings as server
+from ftmtl.label_file import HOW
 from ftmtl.measure import measure_mask
 from ftmtl.rle import encode_rle
 
@@ -121,6 +122,29 @@ def test_the_verdict_after_an_edit_is_the_servers():
             ):
                 got = verdict_of(ours, how="x")
                 assert vars(got) == vars(server.Verdict.of(expected, how="x"))
+
+
+SHARE = st.sampled_from([0, 0.1, 0.4, 0.5, 0.52, 0.6, 0.9, 1])
+STATE = st.sampled_from(["proposed", "proposed", "accepted", "edited", "rejected"])
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(SHARE, SHARE, STATE), max_size=4))
+def test_the_verdict_of_any_findings_is_the_servers(masses):
+    value, one = document(), document()["findings"][1]
+    value["findings"] = [
+        one | {
+            "id": f"F{n}", "label": "malignant" if malignancy > 0.5 else "benign",
+            "malignancy": malignancy, "status": status,
+            "scores": {"background": 1 - score, "benign": score * (1 - malignancy),
+                       "malignant": score * malignancy},
+        }
+        for n, (score, malignancy, status) in enumerate(masses)
+    ]
+    ours, theirs = Findings.from_json(value).findings, server.Findings.from_json(value).findings
+    got, expected = verdict_of(ours), server.Verdict.of(theirs, how=HOW)
+    assert (got.label, got.how) == (expected.label, expected.how)
+    assert got.malignancy == pytest.approx(expected.malignancy)
 
 
 def test_another_mask_is_measured_anew():

@@ -239,10 +239,13 @@ def test_the_model_learns_and_the_next_case_is_read_by_the_new_one(
     assert [row[4] for row in shown] == ["", "●"]
     assert not training.take_button.isVisibleTo(training.widget)
     labelled = screen.case.image.id
-    screen.panel.worklist.next_button.click()
+    screen.ui.worklistButton.setChecked(False)
+    assert not screen.ui.worklistArea.isVisible(), "its keys act all the same"
+    screen.press("Ctrl+N")
     screen.wait(lambda: screen.case is not None and screen.case.image.id != labelled)
     assert screen.case.document.model["version"] == session.connection.info.model_version
     assert screen.case.document.model["version"] in screen.ui.meaningLabel.text()
+    screen.ui.worklistButton.setChecked(True)
 
 
 def test_no_mass_here_is_a_label_too_and_a_labelled_case_comes_back(
@@ -319,7 +322,9 @@ def test_leaving_gives_the_keys_back_and_closing_empties_only_our_part(screen: S
     screen.panel.exit()
     screen.press("1")
     screen.press("C")
+    screen.press("Ctrl+N")
     assert case.find(case.shown[0].id).label == label
+    assert not screen.panel.session.jobs.running
     screen.panel.enter()
     screen.panel.scene_closes()
     assert screen.case is None

@@ -2,15 +2,16 @@
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from MammoReviewLib.case import Case
 from MammoReviewLib.jobs import Jobs
 from MammoReviewLib.outbox import Outbox
+from MammoReviewLib.own_folder import own_folder, waiting_elsewhere
 from MammoReviewLib.session import Session
-from misbehaving import misbehaving, reply
+from misbehaving import Handler, misbehaving, reply
 from panel_parts import HandTimer, ServerLabelFiles, wait
 from serving import Server, serve
 
@@ -213,13 +214,10 @@ def test_a_server_that_dies_and_comes_back_gets_the_label_once(clinic: Clinic, r
     assert not Outbox(folder).parcels and not list(folder.iterdir())
 
 
-def test_an_answer_lost_on_the_way_back_does_not_double_the_label(server: Server, readers):
-    """The label arrives, the acknowledgement does not: the second attempt is the same label."""
-    ann, _ = readers
-    lose = [True]
+def proxy(server: Server, answers: Callable[[bytes], bool]) -> Handler:
+    """Passes requests on; where `answers(head)` is False it cuts the line before the answer."""
 
     def through(connection: socket.socket, head: bytes) -> None:
-        """A proxy that cuts the line before the first acknowledgement."""
         port = int(server.url.rsplit(":", 1)[1])
         with socket.create_connection(("127.0.0.1", port)) as upstream:
             length = 0
@@ -234,12 +232,21 @@ def test_an_answer_lost_on_the_way_back_does_not_double_the_label(server: Server
                 upstream.sendall(chunk)
                 rest -= len(chunk)
             answer = b"".join(iter(lambda: upstream.recv(65536), b""))
-            if head.startswith(b"PUT") and lose:
-                lose.clear()
-                return
-            connection.sendall(answer)
+            if answers(head):
+                connection.sendall(answer)
 
-    with misbehaving(through) as port:
+    return through
+
+
+def test_an_answer_lost_on_the_way_back_does_not_double_the_label(server: Server, readers):
+    """The label arrives, the acknowledgement does not: the second attempt is the same label."""
+    ann, _ = readers
+    lose = [True]
+
+    def answers(head: bytes) -> bool:
+        return not (head.startswith(b"PUT") and lose and lose.pop())
+
+    with misbehaving(proxy(server, answers)) as port:
         ann.connect(f"http://127.0.0.1:{port}", "ann")
         case = ann.open(ann.session.worklist.rows[7].id)
         case.reject_all()
@@ -247,6 +254,29 @@ def test_an_answer_lost_on_the_way_back_does_not_double_the_label(server: Server
         assert not lose and any("broke off" in sentence for sentence in ann.said)
         kept = server.get("/datastore/label/info", label=case.image.id, tag="final").json()
         assert len(kept["versions"]) == 1 and case.based_on == 1
+
+
+def test_a_label_that_the_readers_other_slicer_sends_meanwhile_is_no_failure(
+    server: Server, readers, tmp_path
+):
+    ann, _ = readers
+
+    def answers(head: bytes) -> bool:
+        if not head.startswith(b"PUT"):
+            return True
+        (folder,) = (tmp_path / "ann").glob("*/outbox")
+        others = Outbox(folder)
+        others.arrived(others.next(), 1)
+        return False
+
+    with misbehaving(proxy(server, answers)) as port:
+        ann.connect(f"http://127.0.0.1:{port}", "ann")
+        ann.open(ann.session.worklist.rows[3].id).reject_all()
+        ann.submit()
+        ann.wait(lambda: not ann.jobs.running)
+        assert not ann.session.sending.refused, ann.said
+        (folder,) = (tmp_path / "ann").glob("*/outbox")
+        assert not list(folder.iterdir())
 
 
 def test_submissions_of_one_image_follow_each_other(tmp_path):
@@ -269,6 +299,34 @@ def test_submissions_of_one_image_follow_each_other(tmp_path):
     with pytest.raises(OSError):
         outbox.put("5.6", break_off, based_on=0)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_two_slicers_of_one_reader_leave_nothing_behind_in_their_outbox(tmp_path):
+    own = own_folder(tmp_path, "http://clinic", "ann")
+    ours = Outbox(own / "outbox")
+    for number in range(3):
+        ours.put(f"1.{number}", Path.touch, based_on=0)
+    theirs = Outbox(own / "outbox")
+    told = []
+    theirs.changed.connect(lambda: told.append(len(theirs.parcels)))
+    one, two, three = theirs.parcels
+    assert "3 label(s) of ann" in waiting_elsewhere(tmp_path, tmp_path)[0]
+    ours.arrived(one, 1)
+    theirs.refuse(one, "the file is gone")
+    assert theirs.parcels == (two, three) and not theirs.refused
+    ours.arrived(two, 1)
+    assert theirs.next() == three and theirs.latest("1.1") is None
+    ours.discard(three)
+    assert theirs.next() is None and told == [2, 1, 0]
+    assert not list((own / "outbox").iterdir()) and not waiting_elsewhere(tmp_path, tmp_path)
+
+
+def test_a_row_without_its_label_is_cleared_away(tmp_path):
+    own = own_folder(tmp_path, "http://clinic", "ann")
+    parcel = Outbox(own / "outbox").put("1.2", Path.touch, based_on=0)
+    Outbox(own / "outbox").file(parcel).unlink()
+    assert not waiting_elsewhere(tmp_path, tmp_path)
+    assert Outbox(own / "outbox").parcels == () and not list((own / "outbox").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,13 @@ def test_the_list_is_shown_filtered_and_walked(panel, server):
     panel.shot(panel.worklist, "worklist")
     QTest.keyClicks(panel.worklist.text, "mlo")
     assert table.rowCount() == 2
+    for current, before, after in (
+        (None, "1.2.2", "1.2.1"), ("1.2.0", None, "1.2.1"), ("1.2.1", None, "1.2.2"),
+        ("1.2.3", "1.2.2", None),
+    ):
+        panel.session.worklist.set_current(current)
+        beside = [panel.session.worklist.beside(step) for step in (-1, 1)]
+        assert [row and row.id for row in beside] == [before, after], "also from one that is hidden"
     panel.worklist.text.clear()
     panel.worklist.state.setCurrentText("labelled")
     assert table.rowCount() == 1

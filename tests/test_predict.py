@@ -16,8 +16,10 @@ from ftmtl.findings import SCHEMA_FILE, Findings, Verdict
 from ftmtl.mammogram import Mammogram, read_mammogram
 from ftmtl.overlay import draw_overlay
 from ftmtl.predict import SCORE_FLOOR, Candidate, InvalidBoxes, Predictor, _mask, image_info
+from ftmtl.predict_files import patients_document
 from ftmtl.probabilities import Calibration
 from ftmtl.rle import decode_rle
+from ftmtl.veto import ImageWord
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +163,23 @@ def test_a_box_without_any_mask_says_so(film: Mammogram) -> None:
     empty = Candidate((5, 5, 20, 20), np.array([0.9, 0.05, 0.05]), 0.5,
                       np.zeros((28, 28), np.float32))
     assert _mask(replace(empty, mask=empty.mask - 1), (50, 50), None) is not None
+
+
+def test_a_woman_is_called_as_her_worst_image(film: Mammogram) -> None:
+    """Also where the malignant mass of one image does not lift it above one half."""
+    image = image_info(film, "0" * 16)
+
+    def label(*images: tuple[float, ImageWord]) -> str:
+        readings = [
+            Findings(image=image, model=None, findings=(),
+                     verdict=Verdict(malignancy=malignancy, label=word, how="test"))
+            for malignancy, word in images
+        ]
+        return str(patients_document({"anna": readings})["anna"]["label"])
+
+    assert label((0.47, "malignant"), (0.48, "benign")) == "malignant"
+    assert label((0.48, "benign"), (0.3, "no finding")) == "benign"
+    assert label((0.7, "no finding")) == "no finding"
 
 
 def test_a_narrow_breast_is_drawn_in_its_true_shape(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi import HTTPException
 from sklearn.metrics import cohen_kappa_score
 
 from ftmtl.active import FEATURES, FIGURES_EDITION, figures_of
@@ -19,6 +20,7 @@ from ftmtl.reading import Candidate, Reading
 from monailabel_app.lib.background import Background, Busy, Job
 from monailabel_app.lib.files import clear_parts
 from monailabel_app.lib.models import ModelRegistry
+from monailabel_app.lib.question import Question
 from monailabel_app.lib.readings import Digests, Readings
 from monailabel_app.lib.scoring import ScoreHistory, taught_since
 from monailabel_app.lib.strategies import Holds, strategies
@@ -38,6 +40,22 @@ def fill(table: Table, *images: str) -> None:
     for number, image in enumerate(images):
         table.put(image, IMAGE, figures_of(reading(0.1 + number / 10), threshold=0.5),
                   reading().features)
+
+
+def test_a_misspelt_parameter_is_refused_and_what_monai_labels_clients_send_is_not() -> None:
+    asked = {"model": "ft_mtl_net", "image": "1.2.840.1", "source": None, "output": "image"}
+    for sent in (
+        {"result_extension": ".nrrd", "result_dtype": "uint8", "client_id": "ann"},  # 3D Slicer
+        {"result_extension": ".nrrd", "result_dtype": "uint16", "result_compress": False,
+         "restore_label_idx": False},  # OHIF
+        {"session": {"image": "x.dcm"}, "label": "x.nrrd", "device": "cpu", "logging": "INFO"},
+    ):
+        Question.of({**asked, **sent}, device="cpu")
+    with pytest.raises(HTTPException) as refused:
+        Question.of({**asked, "threshold": 0.2, "treshold": 0.2, "max": 5}, device="cpu")
+    assert refused.value.status_code == 400
+    said = "Unknown parameters: max, treshold. Parameters: boxes, threshold, max_findings, device, "
+    assert str(refused.value.detail).startswith(said)
 
 
 def test_readers_go_first_and_in_order() -> None:

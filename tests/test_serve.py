@@ -229,6 +229,8 @@ BATTERY: dict[str, Row] = {
     "bad JSON": (lambda s: s.post(f"{MODEL}?image={IMAGE}", data={"params": "{"}), 400),
     "bad device": (
         lambda s: s.post(f"{MODEL}?image={IMAGE}", data={"params": '{"device": "tpu"}'}), 400),
+    "misspelt parameter": (
+        lambda s: s.post(f"{MODEL}?image={IMAGE}", data={"params": '{"treshold": 0.2}'}), 400),
     "garbage as label": (lambda s: label(s, b"garbage", f"image={IMAGE}&tag=final"), 422),
     "empty label": (lambda s: label(s, b"", f"image={IMAGE}&tag=final"), 422),
     "label for nobody": (lambda s: label(s, a_label(s), "image=nobody"), 404),

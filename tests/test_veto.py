@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftmtl.veto import gather, likelier, monotone, of_image, worst
+from ftmtl.veto import called, gather, likelier, monotone, of_image, worst
 
 FAR = [100.0, 100.0, 110.0, 110.0]
 
@@ -84,6 +84,15 @@ def test_an_image_is_no_less_malignant_for_a_more_malignant_mass(found, which, m
     which %= len(found)
     malignancies[which] = max(malignancies[which], more)
     assert of_image(scores, malignancies) >= before
+
+
+def test_an_image_is_called_what_its_likely_masses_are():
+    # Scores 0.50 and 0.47 by `of_image`, beside a mass that is shown as malignant.
+    assert called([0.9], [0.505]) == called([0.95, 0.52], [0.05, 0.9]) == "malignant"
+    # Likelier background than masses: they have no veto, but may raise the score above one half.
+    assert called([0.95, 0.4], [0.05, 0.9]) == "benign"
+    assert called([0.6, 0.49], [0.5, 1.0]) == "malignant"
+    assert called([], []) == called([0.5, 0.4], [0.9, 0.9]) == "no finding"
 
 
 @st.composite

@@ -160,11 +160,9 @@ def _draw(steps: Trace, record: ImageRecord, case: Case) -> Figure:
              f"M {malignant:.2f} B {benign:.2f}", dashed=True)
         _mask(panels[2], described.boxes[i].tolist(), described.masks[i], colour)
     _draw_findings(panels[3], steps)
-    verdict = steps.findings.verdict
-    # Findings without a verdict are each likelier background than mass.
-    said = "no likely mass" if verdict.label == "no finding" else verdict.label
+    said, malignancy = steps.findings.heading(), steps.findings.verdict.malignancy
     figure.suptitle(f"{case.why[0].upper()}{case.why[1:]}. Verdict: {said}, "
-                    f"malignancy {verdict.malignancy:.2f}", fontsize=12, color=INK)
+                    f"malignancy of the image {malignancy:.2f}", fontsize=12, color=INK)
     figure.draw_without_rendering()  # only then is known how large words are
     for axes in panels:
         part_words(axes)

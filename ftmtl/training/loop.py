@@ -227,9 +227,9 @@ class _Run:
             stop = self.processes.one_says(self.should_stop())
             if due or stop:
                 self._save([number, step + 1], optimizer)
-            if stop:
-                return False
             last = step + 1 == steps and number + 1 == len(self.preset.training.stages)
+            if stop and not last:  # after the last step there is nothing left to go on with
+                return False
             if progress.step == progress.steps and not last:
                 self.on_epoch(self.network, progress)
                 began = time.monotonic()

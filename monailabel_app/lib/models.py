@@ -7,7 +7,8 @@
 
 Readers look at `current.json` alone; it is replaced in one step, so that nobody ever loads a
 half-written file. A version exists from the moment its `.json` is there. Files that are damaged all
-the same, by a disk or a hand, are set aside, and the newest publication that is whole serves.
+the same, by a disk or a hand, are set aside, and the newest publication that is whole serves. A
+record that says more than this program knows is of a newer one: it stays where it is.
 """
 
 from __future__ import annotations
@@ -192,6 +193,8 @@ class ModelRegistry:
         candidate: an update of the program does not go past the gate.
         """
         with self._lock:
+            for told in self._look().newer:
+                logger.warning("%s", told)
             digest = sha256_of(weights)
             known = next((v for v in self.versions() if v.sha256 == digest), None)
             current = self.current()
@@ -280,18 +283,30 @@ class _Shelf:
     versions: list[ModelVersion]
     pointer: dict[str, Any] | None  # None also where it is damaged
     is_whole: bool  # the pointer, if there ever was one, names a version that can be loaded
+    newer: list[str]  # of each record that a newer program wrote: what becomes of it
 
     @classmethod
     def read(cls, folder: Path, changed: int) -> _Shelf:
-        versions = []
-        for file in folder.glob("[0-9]*.json"):
+        versions, newer = [], []
+        for file in sorted(folder.glob("[0-9]*.json")):
+            unknown: list[str] = []
             try:
-                version = ModelVersion(**json.loads(file.read_text("utf-8")))
+                row = dict(json.loads(file.read_text("utf-8")))
+                unknown = sorted(set(row) - set(ModelVersion.__dataclass_fields__))
+                version = ModelVersion(**{k: v for k, v in row.items() if k not in unknown})
                 if int(version.version) != int(file.stem):
                     raise ValueError(f"it tells of version {version.version}")
                 versions.append(version)
+                use = "What this program knows of it counts"
             except (ValueError, TypeError) as error:
-                set_aside(file, error)
+                if not unknown:
+                    set_aside(file, error)
+                use = f"This program cannot use it ({error})"
+            if unknown:
+                newer.append(
+                    f"{file.name} was written by a newer program: it also tells of "
+                    f"{', '.join(unknown)}. {use}; it stays as it is"
+                )
         versions.sort(key=lambda v: int(v.version))
         pointer = _pointer(folder / POINTER)
         if pointer is None:
@@ -299,7 +314,7 @@ class _Shelf:
         else:
             named = (v.file for v in versions if v.version == pointer["version"])
             is_whole = any((folder / file).is_file() for file in named)
-        return cls(changed, versions, pointer, is_whole)
+        return cls(changed, versions, pointer, is_whole, newer)
 
 
 def _pointer(file: Path) -> dict[str, Any] | None:

@@ -12,6 +12,15 @@ from ftmtl.datasets.labels import LABEL_SUFFIX
 from ftmtl.device import NoSuchDevice, pick_device
 
 MOST_BOXES = 200
+PARAMETERS = (
+    "boxes", "threshold", "max_findings", "device", "result_extension", "result_compress", "output",
+    "fresh", "save_label", "label_tag",
+)  # fmt: skip
+# MONAI Label and its clients (3D Slicer, OHIF, CVAT) add these; they change nothing here.
+PASSED_OVER = {
+    "model", "image", "label", "session", "source", "client_id", "result_dtype",
+    "restore_label_idx", "label_info", "logging", "timeout", "gpus", "multi_gpu",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +38,16 @@ class Question:
 
     @classmethod
     def of(cls, request: dict[str, Any], *, device: str) -> Question:
-        """The question in a request; 400 with the reason where a part of it makes no sense."""
+        """The question in a request; 400 with the reason where a part of it makes no sense.
+
+        A misspelt parameter is one: its answer would be taken for what was asked.
+        """
+        if unknown := set(request) - set(PARAMETERS) - PASSED_OVER:
+            raise HTTPException(
+                400,
+                f"Unknown parameters: {', '.join(sorted(unknown))}. "
+                f"Parameters: {', '.join(PARAMETERS)}",
+            )
         boxes = request.get("boxes")
         if boxes is not None:
             if not isinstance(boxes, list) or not 0 < len(boxes) <= MOST_BOXES:

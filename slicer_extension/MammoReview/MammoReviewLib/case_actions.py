@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Callable, Protocol
 
-import qt
-
 from .case import Case
 from .case_view import SLIDER_STEPS, CaseView
 from .comment_fields import CommentFields
 from .i18n import _
+from .keys import Keys
 from .masks import Box
 from .scene import Scene
 from .session import Session
@@ -50,7 +49,6 @@ class CaseActions:
         self._case: Case | None = None
         self._editing: str | None = None
         self._comments = CommentFields(ui.findingComment, ui.imageComment)
-        self._shortcuts: list[tuple[str, Any]] = []
         accept = _("It is a mass, as drawn")
         mask = _("Opens Slicer's Segment Editor on the selected finding; again: takes its mask")
         add = _("Two clicks in the image; the model answers with a mask and a score")
@@ -69,18 +67,19 @@ class CaseActions:
             (ui.windowButton, "W", _("The file's next window"), self.next_window),
             (ui.submitButton, "S", _("Sends the label to the server"), self.submit),
         ]
-        self._keys: list[tuple[str, Callable[[], Any]]] = []
+        keys: list[tuple[str, Callable[[], Any]]] = []
         self._tips = {key: f"{tip} ({key})" for _button, key, tip, _action in buttons}
         for button, key, _tip, action in buttons:
             button.clicked.connect(lambda *_, action=action: action())
             button.setToolTip(self._tips[key])
-            self._keys.append((key, action))
+            keys.append((key, action))
         ui.editorDoneButton.clicked.connect(lambda *_: self.edit_mask())
-        self._keys += [("Escape", self.escape), ("M", ui.findingComment.setFocus)]
-        self._keys += [("Shift+M", ui.imageComment.setFocus)]
-        self._keys += [("[", lambda: self._slide(-STEP)), ("]", lambda: self._slide(STEP))]
-        self._keys += [("Down", lambda: self._step(1)), ("Up", lambda: self._step(-1))]
-        self._keys += [(str(n), lambda n=n: self._select(n)) for n in NUMBERS]
+        keys += [("Escape", self.escape), ("M", ui.findingComment.setFocus)]
+        keys += [("Shift+M", ui.imageComment.setFocus)]
+        keys += [("[", lambda: self._slide(-STEP)), ("]", lambda: self._slide(STEP))]
+        keys += [("Down", lambda: self._step(1)), ("Up", lambda: self._step(-1))]
+        keys += [(str(n), lambda n=n: self._select(n)) for n in NUMBERS]
+        self._keys = Keys(keys)
         for edit in (ui.findingComment, ui.imageComment):
             edit.returnPressed.connect(ui.findingsTable.setFocus)  # the keys act again
         scene.box_dragged.connect(self._dragged)
@@ -95,20 +94,12 @@ class CaseActions:
 
     def listen(self, window: Any) -> None:
         """Keys of `window` act on the case."""
-        self.deafen()
-        for key, action in self._keys:
-            shortcut = qt.QShortcut(qt.QKeySequence(key), window)
-            shortcut.activated.connect(action)
-            self._shortcuts.append((key, shortcut))
+        self._keys.listen(window)
         self._show()
 
     def deafen(self) -> None:
         """Keys belong to others again."""
-        for _key, shortcut in self._shortcuts:
-            shortcut.setEnabled(False)
-            shortcut.setParent(None)
-            shortcut.deleteLater()
-        self._shortcuts.clear()
+        self._keys.deafen()
 
     # Corrections
 
@@ -271,8 +262,8 @@ class CaseActions:
             button.setEnabled(bool(step) and free)
             tip = self._tips[key]
             button.setToolTip(f"{tip}: {step}" if step else tip)
-        for key, shortcut in self._shortcuts:  # the Segment Editor has keys of its own
-            shortcut.setEnabled(self._editing is None or key == EDIT)
+        # The Segment Editor has keys of its own.
+        self._keys.leave_only(None if self._editing is None else EDIT)
         ui.hideButton.setChecked(not self._scene.visible)
         ui.editorFrame.setVisible(self._editing is not None)
         windows = [_("Window: {name}").format(name=w.name) for w in self._scene.windows]

@@ -136,9 +136,8 @@ class CaseView:
             ui.verdictBar.setValue(0)
             return
         verdict = case.verdict
-        colour = case_words.COLOURS[verdict.label]
-        standing = sum(finding.stands for finding in self._rows)
-        line = case_words.verdict_line(verdict, case.document, standing)
+        colour = case_words.verdict_colour(verdict, self._rows)
+        line = case_words.verdict_line(verdict, case.image, self._rows)
         ui.verdictLabel.setText(line)
         ui.verdictLabel.setToolTip(_("How: {how}").format(how=verdict.how))
         ui.verdictLabel.setStyleSheet(f"font-size: 17px; font-weight: bold; color: {colour};")

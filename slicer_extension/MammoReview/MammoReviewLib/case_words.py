@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .findings import Finding, Findings, ImageInfo, Verdict
+from collections.abc import Iterable
+
+from .findings import Finding, ImageInfo, Verdict
 from .i18n import _
 
 COLOURS = {"malignant": "#d55e00", "benign": "#3f8fc4", "no finding": "#6b7a80"}
@@ -53,21 +55,35 @@ def cells(number: int, finding: Finding, image: ImageInfo) -> tuple[str, ...]:
     )
 
 
-def verdict_line(verdict: Verdict, document: Findings, standing: int) -> str:
-    """The image's verdict as one line."""
-    image = document.image
+def verdict_line(verdict: Verdict, image: ImageInfo, shown: Iterable[Finding]) -> str:
+    """The image's verdict as one line that holds beside the findings `shown` with it."""
+    standing = [finding for finding in shown if finding.stands]
     where = " ".join(part for part in (image.laterality, image.view) if part)
     percent = f"{100 * verdict.malignancy:.0f}"
     if verdict.label == "no finding":
-        # Boxes may be shown without a verdict on them: each is likelier background than mass.
         said = _("no likely mass") if standing else _("no finding")
         if verdict.malignancy > 0:  # the model's; where a person left nothing there is none
             said = _("{said} ({malignancy} of 100)").format(said=said, malignancy=percent)
+    elif verdict.label == "malignant" and verdict.malignancy <= 0.5:
+        said = _("malignant mass, image {malignancy} of 100").format(malignancy=percent)
+    elif is_doubtful(verdict, standing):
+        said = _("no likely malignant mass, {malignancy} of 100").format(malignancy=percent)
     else:
         said = _("{label}, {malignancy} of 100").format(
             label=label_word(verdict.label), malignancy=percent
         )
     return f"{where} · {said}" if where else said[:1].upper() + said[1:]
+
+
+def is_doubtful(verdict: Verdict, shown: Iterable[Finding]) -> bool:
+    """A benign image that is shown with a malignant finding, which then is no likely mass."""
+    malignant = any(finding.stands and finding.label == "malignant" for finding in shown)
+    return verdict.label == "benign" and malignant
+
+
+def verdict_colour(verdict: Verdict, shown: Iterable[Finding]) -> str:
+    """Of the same line."""
+    return COLOURS["no finding" if is_doubtful(verdict, shown) else verdict.label]
 
 
 def false_positives_line(known: tuple[float, int | None] | None) -> str:

@@ -27,8 +27,8 @@ STATUSES = ("proposed", "accepted", "edited", "added", "rejected")
 KEPT = frozenset({"accepted", "edited", "added"})  # a person stands by these
 HARDLY_A_MASS = 0.1  # as the server's `ftmtl.veto`
 EDITED_RULE = (
-    "largest p(malignant) / (0.1 + 0.9 x largest p(mass)); a person's finding is a mass for "
-    "certain, malignant 1 or 0"
+    "largest p(malignant) / (0.1 + 0.9 x largest p(mass)); malignant above one half, and wherever "
+    "a likely mass is; a person's finding is a mass for certain, malignant 1 or 0"
 )
 OUTSIDE = 0.01  # pixels by which a box may stick out of its image: rounding
 
@@ -92,7 +92,7 @@ class ImageInfo:
 class Verdict:
     """What is said of the whole image; `how` names the rule.
 
-    A model's "no finding" has a malignancy too: it ranks the image among others.
+    A "no finding" of doubtful masses has a malignancy too: it ranks the image among others.
     """
 
     malignancy: float
@@ -130,6 +130,7 @@ class Findings:
 def verdict_of(findings: Iterable[Finding], how: str = EDITED_RULE) -> Verdict:
     """Of the findings that stand: each counts by how evident it is beside the most evident one.
 
+    The image is malignant also where a likely mass is; "no finding" where no mass is likely.
     A finding that a person stands by is a mass for certain, of malignancy 1 or 0 by its class.
     The server takes its verdict from edited label files in the same way.
     """
@@ -139,7 +140,11 @@ def verdict_of(findings: Iterable[Finding], how: str = EDITED_RULE) -> Verdict:
     said = [_said(finding) for finding in standing]
     evident = HARDLY_A_MASS + (1 - HARDLY_A_MASS) * max(mass for mass, _ in said)
     malignancy = max(mass * malignancy for mass, malignancy in said) / evident
-    return Verdict(malignancy, "malignant" if malignancy > 0.5 else "benign", how)
+    likely = [malignancy for mass, malignancy in said if mass > 0.5]
+    if not likely:
+        return Verdict(malignancy, "no finding", how)
+    malignant = malignancy > 0.5 or max(likely) > 0.5
+    return Verdict(malignancy, "malignant" if malignant else "benign", how)
 
 
 def with_mask(finding: Finding, mask: Mask | None, source: str, image: ImageInfo) -> Finding:

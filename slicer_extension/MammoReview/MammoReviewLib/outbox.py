@@ -5,6 +5,7 @@
 
 A submission keeps its `submission_id` through every attempt, so that the server can tell a
 repetition. Only a person who sends it again after a conflict makes another submission of it.
+Two Slicers of one reader share the folder: a parcel whose label is gone was sent by the other.
 """
 
 from __future__ import annotations
@@ -45,19 +46,24 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         self.changed = Signal()
         self._folder = folder
-        rows = (disk.read_json(file) for file in sorted(folder.glob("*.json")))
-        parcels = (parcel for parcel in map(_parcel, rows) if parcel is not None)
-        self._parcels = [parcel for parcel in parcels if self.file(parcel).exists()]
+        self._parcels: list[Parcel] = []
+        for file in sorted(folder.glob("*.json")):
+            parcel = _parcel(disk.read_json(file))
+            if parcel is not None and self.file(parcel).exists():
+                self._parcels.append(parcel)
+            elif parcel is not None:
+                disk.remove(file)
 
     @property
     def parcels(self) -> tuple[Parcel, ...]:
         """Everything that has not arrived, oldest first."""
+        self._parcels = [parcel for parcel in self._parcels if self.file(parcel).exists()]
         return tuple(self._parcels)
 
     @property
     def refused(self) -> tuple[Parcel, ...]:
         """Those that somebody must decide about."""
-        return tuple(parcel for parcel in self._parcels if parcel.problem)
+        return tuple(parcel for parcel in self.parcels if parcel.problem)
 
     def put(
         self,
@@ -89,13 +95,16 @@ class Outbox:
 
     def next(self) -> Parcel | None:
         """What is to be sent now: the oldest that neither waits for another nor was refused."""
-        waiting = {parcel.id for parcel in self._parcels}
+        known = len(self._parcels)
+        waiting = {parcel.id for parcel in self.parcels}
+        if len(waiting) < known:
+            self.changed.emit()
         ready = (p for p in self._parcels if not p.problem and p.follows not in waiting)
         return next(ready, None)
 
     def latest(self, image_id: str) -> Parcel | None:
         """The last submission of an image that has not arrived."""
-        return next((p for p in reversed(self._parcels) if p.image_id == image_id), None)
+        return next((p for p in reversed(self.parcels) if p.image_id == image_id), None)
 
     def arrived(self, parcel: Parcel, version: int) -> None:
         """The server has it as `version`; what follows it is based on that."""
@@ -118,20 +127,25 @@ class Outbox:
 
     def discard(self, parcel: Parcel) -> None:
         """It is not wanted any more, or has arrived."""
-        disk.remove(self._folder / f"{parcel.stem}.json")
         disk.remove(self.file(parcel))
+        disk.remove(self._row(parcel))
         self._parcels = [p for p in self._parcels if p.id != parcel.id]
         self.changed.emit()
 
     def _followers(self, parcel: Parcel) -> Iterator[Parcel]:
-        return (p for p in self._parcels if p.follows == parcel.id)
+        return (p for p in self.parcels if p.follows == parcel.id)
 
     def _replace(self, parcel: Parcel) -> None:
         self._record(parcel)
         self._parcels = [parcel if p.id == parcel.id else p for p in self._parcels]
 
     def _record(self, parcel: Parcel) -> None:
-        disk.write_json(self._folder / f"{parcel.stem}.json", asdict(parcel))
+        disk.write_json(self._row(parcel), asdict(parcel))
+        if not self.file(parcel).exists():  # the other Slicer was done with it meanwhile
+            disk.remove(self._row(parcel))
+
+    def _row(self, parcel: Parcel) -> Path:
+        return self._folder / f"{parcel.stem}.json"
 
 
 def _parcel(row: Any) -> Parcel | None:

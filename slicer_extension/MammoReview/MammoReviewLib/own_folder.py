@@ -25,7 +25,9 @@ def waiting_elsewhere(root: Path, own: Path) -> tuple[str, ...]:
     words = _("{count} label(s) of {reader} for {address} wait here too: connect so to send them.")
     said = []
     for folder in sorted(root.glob("*")):
-        count, whose = len(list((folder / "outbox").glob("*.json"))), disk.read_json(folder / WHOSE)
+        rows = (folder / "outbox").glob("*.json")
+        count = sum(row.with_suffix(".seg.nrrd").exists() for row in rows)
+        whose = disk.read_json(folder / WHOSE)
         if folder != own and count and isinstance(whose, list) and len(whose) == 2:
             said.append(words.format(count=count, reader=whose[1], address=whose[0]))
     return tuple(said)

@@ -112,7 +112,9 @@ class Sending:
         def failed(error: Exception) -> None:
             if not isinstance(error, Failure):
                 raise error
-            if error.passes:
+            if not file.exists():  # another Slicer of this reader has sent it
+                self.send()
+            elif error.passes:
                 self._wait(error)
             else:
                 self._refuse(parcel, error)

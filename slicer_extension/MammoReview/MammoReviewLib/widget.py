@@ -92,6 +92,7 @@ class Panel:
     def enter(self) -> None:
         """The panel is looked at: its keys act."""
         self.actions.listen(self._window)
+        self.worklist.keys.listen(self._window)
 
     def exit(self) -> None:
         """Another module is looked at. The case stays open; keys and mouse belong to others.
@@ -100,6 +101,7 @@ class Panel:
         """
         self.actions.take_up()
         self.actions.deafen()
+        self.worklist.keys.deafen()
         self.scene.stop_placing()
 
     def close(self) -> None:

@@ -97,17 +97,15 @@ class Worklist:
         return next((row for row in self.rows if row.id == image_id), None)
 
     def beside(self, step: int) -> Row | None:
-        """The row `step` further (1) or back (−1) among those shown; None at the end.
+        """The next row (1) or the one before (−1) among those shown; None at the end.
 
-        Without an open case among them, the first or the last.
+        Seen from the open case, shown or not; without one, the first or the last.
         """
-        shown = self.shown
-        ids = [row.id for row in shown]
-        if self.current in ids:
-            place = ids.index(self.current) + step
-        else:
-            place = 0 if step > 0 else len(shown) - 1
-        return shown[place] if 0 <= place < len(shown) else None
+        shown = {row.id for row in self.shown}
+        order = self.rows if step > 0 else self.rows[::-1]
+        ids = [row.id for row in order]
+        first = ids.index(self.current) + 1 if self.current in ids else 0
+        return next((row for row in order[first:] if row.id in shown), None)
 
     def views(self) -> tuple[Row, ...]:
         """All views of the open case's patient, R before L, CC before MLO; it is among them."""

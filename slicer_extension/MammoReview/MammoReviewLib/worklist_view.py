@@ -7,6 +7,7 @@ from typing import Callable
 import qt
 
 from .i18n import _
+from .keys import Keys
 from .reading_ahead import Batch
 from .session import Session
 from .training_words import duration
@@ -26,7 +27,7 @@ def states() -> dict[str, str]:
 
 
 class WorklistView:
-    """Next, list, filter, back and forth, other views. `widget` is to be laid out.
+    """Next, list, filter, back and forth, other views. `widget` is to be laid out, `keys` listen.
 
     `may_leave()` asks about unsaved edits before another case is opened; False keeps this one.
     """
@@ -42,19 +43,22 @@ class WorklistView:
 
         line = qt.QHBoxLayout()
         self.next_button = self._button(_("Next case"), self.open_next, line)
-        self.next_button.setShortcut(qt.QKeySequence("Ctrl+N"))
         self.next_button.setToolTip(_("Opens what the chosen strategy says is next (Ctrl+N)"))
         self.strategy = qt.QComboBox()
         self.strategy.setToolTip(_("How the server chooses the next case"))
         self.strategy.currentTextChanged.connect(self._set_strategy)
         line.addWidget(self.strategy)
         self.back_button = self._button("◀", lambda: self._step(-1), line)
-        self.back_button.setShortcut(qt.QKeySequence("Ctrl+PgUp"))
         self.back_button.setToolTip(_("The case before this one in the list (Ctrl+PgUp)"))
         self.forth_button = self._button("▶", lambda: self._step(1), line)
-        self.forth_button.setShortcut(qt.QKeySequence("Ctrl+PgDown"))
         self.forth_button.setToolTip(_("The case after this one in the list (Ctrl+PgDown)"))
         rows.addLayout(line)
+        # A shortcut of a button's own is dead while the list is folded.
+        self.keys = Keys([
+            ("Ctrl+N", lambda: self.next_button.click()),
+            ("Ctrl+PgUp", lambda: self.back_button.click()),
+            ("Ctrl+PgDown", lambda: self.forth_button.click()),
+        ])  # fmt: skip
 
         self.reason = qt.QLabel()
         self.reason.setWordWrap(True)
