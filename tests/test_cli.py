@@ -204,6 +204,8 @@ def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
 @pytest.mark.parametrize(("arguments", "words"), [
     (["predict", "x", "--out", "y", "--weights", "nowhere.safetensors"], "nowhere.safetensors"),
     (["predict", "x"], "--out"),
+    (["predict", "x", "--coco", "y", "--data", "nowhere.json"], "leave out files"),
+    (["predict", "--coco", "y", "--data", "nowhere.json", "--threshold", "0.5"], "--threshold"),
     (["train", "--data", "nowhere.json", "--out", "run", "--init", "w"], "nowhere.json"),
     (["train", "--data", "nowhere.json", "--out", "run"], "Give --imagenet or --init"),
     (["train", "--data", "nowhere.json", "--out", "run", "--resume"], "Leave out --resume"),
@@ -230,7 +232,7 @@ def test_a_mistake_is_one_sentence(
 @pytest.mark.parametrize(("command", "option", "value"), [
     ("train", "--epochs", "0"), ("train", "--seed", "-1"), ("crossval", "--epochs", "-1"),
     ("crossval", "--seed", str(2**32)), ("crossval", "--folds", "1"),
-    ("predict", "--threshold", "5"),
+    ("predict", "--threshold", "5"), ("bench", "--repeats", "0"), ("bench", "--batch", "0"),
 ])
 def test_a_number_that_means_nothing_is_refused(
     command: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
