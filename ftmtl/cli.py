@@ -186,9 +186,9 @@ def _changed(preset: Preset, options: argparse.Namespace) -> Preset:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from ftmtl.atomic import check_folder
+    from ftmtl.atomic import check_folder, write_json
     from ftmtl.predict import Predictor
-    from ftmtl.predict_files import predict_files, predict_records, write_predictions
+    from ftmtl.predict_files import predict_files, predict_records
     from ftmtl.weights_file import STARTER_WEIGHTS
 
     if options.coco and not options.data:
@@ -207,7 +207,7 @@ def _predict(options: argparse.Namespace) -> int:
                 print("These are the starter weights. They learned from all of CBIS-DDSM's "
                       "training films: predictions of those are no test.", file=sys.stderr)
             results, report = predict_records(predictor, _records(options), on_file=bar.files)
-            write_predictions(options.coco, results)
+            write_json(options.coco, results)
         else:
             report = predict_files(predictor, options.paths, options.out,
                                    threshold=options.threshold, on_file=bar.files)
