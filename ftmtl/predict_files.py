@@ -75,7 +75,9 @@ def predict_files(
     whose id another has: its findings would take the other's place, and both be one patient.
     """
     out.mkdir(parents=True, exist_ok=True)
-    key = PatientKey.open(out / KEY_FILE, labels_exist=any(out.glob("*.json")))
+    # A data set or a report may lie here too; what names a patient by the key is findings.
+    named = any(b'"patient_key"' in file.read_bytes() for file in out.glob("*.json"))
+    key = PatientKey.open(out / KEY_FILE, labels_exist=named)
     report = Report()
     by_patient: dict[str, list[Findings]] = {}
     root = common_folder(paths)

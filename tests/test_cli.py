@@ -95,6 +95,19 @@ def test_two_women_with_a_file_of_one_name_stay_two_and_a_copy_is_refused(
         assert words in refused
 
 
+def test_findings_without_their_key_stop_a_run_and_other_json_does_not(
+    samples: Path, untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = str(samples / "P_00820_L_CC.dcm")
+    again = ["predict", film, "--weights", str(untrained), "--out", str(tmp_path),
+             "--device", "cpu"]
+    (tmp_path / "coco.json").write_text("{}")
+    assert main(again) == 0
+    (tmp_path / "patients.json").unlink()  # as where the run was killed
+    (tmp_path / "patient.key").unlink()
+    assert main(again) == 2 and "patient.key: the patient key is gone" in capsys.readouterr().err
+
+
 def test_the_root_of_what_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one/a.png", "one/two/b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
