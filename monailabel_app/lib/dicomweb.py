@@ -40,7 +40,11 @@ class DicomWeb:
     """One DICOMweb service. Safe between threads."""
 
     def __init__(
-        self, url: str, *, looking_for: Mapping[str, str] = MAMMOGRAMS, credentials: Any = None
+        self,
+        url: str,
+        *,
+        looking_for: Mapping[str, str] = MAMMOGRAMS,
+        credentials: tuple[str, str] | None = None,
     ) -> None:
         """`looking_for` chooses series (QIDO-RS); `credentials` are (user, password), if any."""
         place = urlsplit(url)
