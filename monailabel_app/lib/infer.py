@@ -33,9 +33,10 @@ from ftmtl.predict import InvalidBoxes, Predictor, image_info
 from ftmtl.reading import Reading
 
 from .datastore import MammogramStore
-from .models import MODEL, ModelRegistry, ModelVersion, sha256_of
+from .models import MODEL, ModelRegistry, ModelVersion
 from .question import Question, check_device
 from .readings import Digests, Readings
+from .stamps import sha256_of
 from .tables import Serving, Table, Tables
 from .turns import Turns
 

@@ -26,7 +26,7 @@ from ftmtl.datasets.labels import (
 )
 
 from .files import copy_file
-from .models import now, sha256_of
+from .stamps import now, sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)

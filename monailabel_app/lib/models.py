@@ -12,12 +12,10 @@ the same, by a disk or a hand, are set aside, and the newest publication that is
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from filelock import FileLock
 from ftmtl.atomic import write_json
 
 from .files import copy_file, set_aside
+from .stamps import now, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -308,14 +307,3 @@ def _pointer(file: Path) -> dict[str, Any] | None:
         return pointer
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
-
-
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def now() -> str:
-    """The time in UTC, to the millisecond, as ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
