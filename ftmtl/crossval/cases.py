@@ -22,10 +22,9 @@ from ftmtl.canvas import Canvas
 from ftmtl.crossval.outcome import Outcome
 from ftmtl.crossval.run import WEIGHTS
 from ftmtl.datasets.film import read_film
-from ftmtl.datasets.records import ImageRecord
+from ftmtl.datasets.records import BENIGN, MALIGNANT, ImageRecord
 from ftmtl.evaluation.evaluate import Judged
 from ftmtl.evaluation.froc import threshold_at
-from ftmtl.evaluation.inputs import BENIGN, MALIGNANT
 from ftmtl.evaluation.matching import CRITERIA, FALSE_POSITIVE, MISSED, match
 from ftmtl.evaluation.plots import INK, new_figure
 from ftmtl.findings import Findings

@@ -267,7 +267,7 @@ def write_report(
         **summarise(judged, weights),
         "bootstrap": {"unit": "patient", "replicates": len(weights), "seed": seed},
     }
-    folds = judge_by_fold(coco, results) if told.fold is not None else []
+    folds = judge_by_fold(coco, results) if told.folded else []
     result["folds"] = over_folds(folds) if folds else {}
     if against is not None:
         others, other_name = load_json(against, InvalidPredictions, "the other")
