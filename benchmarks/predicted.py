@@ -6,9 +6,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ftmtl.atomic import write_json
 from ftmtl.datasets.coco import read_coco
 from ftmtl.predict import Predictor
-from ftmtl.predict_files import predict_records, write_predictions
+from ftmtl.predict_files import predict_records
 
 
 def write_predicted(predictor: Predictor, data: Path, images: Path, out: Path) -> None:
@@ -17,5 +18,5 @@ def write_predicted(predictor: Predictor, data: Path, images: Path, out: Path) -
     with tqdm(total=len(records), unit=" films") as bar:
         results, report = predict_records(predictor, records,
                                           on_file=lambda done, *_: bar.update(done - bar.n))
-    write_predictions(out, results)
+    write_json(out, results)
     print(f"{report.read} films read, {len(report.refused)} refused, {len(results)} candidates")

@@ -170,18 +170,19 @@ def mixed(work: Work) -> Choice | None:
     if not len(work.free):
         return None
     distances = work.distance_to_done()
-    values = {
+    offered = {
         "uncertainty": work.figures["uncertainty"][work.free],
         "disagreement": work.figures["disagreement"][work.free],
         "distance": distances,
     }
-    ranks = {
-        name: _ranks(-value)
-        for name, value in values.items()
+    values = {
+        name: value
+        for name, value in offered.items()
         if value is not None and not np.isnan(value).any()
     }
+    ranks = {name: _ranks(-value) for name, value in values.items()}
     best = int(np.mean(list(ranks.values()), axis=0).argmin())
-    places = ", ".join(f"{name} {values[name][best]:.2f} (rank {rank[best]:g})"  # type: ignore[index]
+    places = ", ".join(f"{name} {values[name][best]:.2f} (rank {rank[best]:g})"
                        for name, rank in ranks.items())
     return Choice(
         int(work.free[best]), f"best of {len(work.free)} images by the mean of its ranks: {places}"

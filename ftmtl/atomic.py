@@ -46,10 +46,15 @@ def check_folder(path: Path) -> None:
         pass
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put `content` in the place of `path`, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(content)
+
+
 def write_json(path: Path, document: Any) -> None:
     """Put a JSON document in the place of `path`, whole or not at all."""
-    with atomic_write(path) as file:
-        file.write(json.dumps(document, indent=1).encode())
+    write_bytes(path, json.dumps(document, indent=1).encode())
 
 
 def clear_parts(parts: Iterable[Path], *, older_than: float = 0.0) -> int:

@@ -94,13 +94,14 @@ def _filled(source: Dataset) -> Dataset:
 
 
 def _area(finding: Finding, findings: Findings) -> NDArray[np.bool_]:
+    """Its mask [rows, columns], or its box; at least a pixel of that, also at the last edge."""
     mask = finding.mask()
     if mask is None:
-        mask = np.zeros((findings.image.height, findings.image.width), dtype=np.bool_)
+        image = findings.image
+        mask = np.zeros((image.height, image.width), dtype=np.bool_)
         x, y, width, height = finding.bbox
-        rows = slice(max(round(y), 0), max(round(y + height), round(y) + 1))
-        columns = slice(max(round(x), 0), max(round(x + width), round(x) + 1))
-        mask[rows, columns] = True
+        top, left = min(max(round(y), 0), image.height - 1), min(max(round(x), 0), image.width - 1)
+        mask[top : max(round(y + height), top + 1), left : max(round(x + width), left + 1)] = True
     return mask
 
 

@@ -238,15 +238,9 @@ class Findings:
     model: ModelInfo | None
     findings: tuple[Finding, ...]
     verdict: Verdict
-    schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         image = self.image
-        if self.schema_version != SCHEMA_VERSION:
-            raise InvalidFindings(
-                f"The document: schema_version is {self.schema_version!r}, and this program "
-                f"knows only {SCHEMA_VERSION}."
-            )
         seen: set[str] = set()
         for finding in self.findings:
             here = f"Finding {finding.id!r}"
@@ -303,7 +297,7 @@ class Findings:
             "spacing_mm": None if spacing is None else [float(side) for side in spacing],
         }
         return {
-            "schema_version": self.schema_version,
+            "schema_version": SCHEMA_VERSION,
             "image": image,
             "model": None if self.model is None else asdict(self.model),
             "findings": [finding.to_json() for finding in self.findings],
@@ -330,10 +324,9 @@ class Findings:
             model=None if model is None else _model_from_json(model),
             findings=tuple(
                 Finding.from_json(finding, number=number)
-                for number, finding in enumerate(fields.list("findings"), start=1)
+                for number, finding in enumerate(fields.items("findings"), start=1)
             ),
             verdict=_verdict_from_json(fields["verdict"]),
-            schema_version=version,
         )
 
 

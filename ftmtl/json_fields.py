@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 
 class InvalidFindings(ValueError):
@@ -59,7 +59,7 @@ class Fields:
         """A whole number; JSON Schema counts 512.0 as one, and so do we."""
         return _integer(self[name], f"{self._where}: {name}")
 
-    def list(self, name: str, length: int | None = None) -> list[object]:
+    def items(self, name: str, length: int | None = None) -> list[object]:
         """A list, of `length` items if that is given."""
         value = self[name]
         if not isinstance(value, list) or (length is not None and len(value) != length):
@@ -67,15 +67,15 @@ class Fields:
             raise InvalidFindings(f"{self._where}: {name} must be {wanted}.")
         return value
 
-    def numbers(self, name: str, length: int) -> Sequence[float]:
+    def numbers(self, name: str, length: int) -> list[float]:
         """A list of `length` finite numbers."""
         here = f"{self._where}: {name}"
-        return [_number(value, here) for value in self.list(name, length)]
+        return [_number(value, here) for value in self.items(name, length)]
 
-    def integers(self, name: str, length: int | None = None) -> Any:
+    def integers(self, name: str, length: int | None = None) -> list[int]:
         """A list of whole numbers."""
         here = f"{self._where}: {name}"
-        return [_integer(value, here) for value in self.list(name, length)]
+        return [_integer(value, here) for value in self.items(name, length)]
 
 
 def _number(value: object, here: str) -> float:

@@ -36,6 +36,7 @@ from ftmtl.findings import (
 from ftmtl.label_grid import LabelGrid, UnreadableLabel, wrong_size
 
 REJECTED = "(rejected)"
+MOST_SEGMENTS = 1000  # each is looked for in the whole image; a film never has so many findings
 
 # Okabe and Ito's colours: eyes that see no red or green tell them apart too.
 _COLOURS = {"benign": "0.337 0.706 0.914", "malignant": "0.835 0.369 0", "rejected": "0.6 0.6 0.6"}
@@ -169,18 +170,19 @@ def _coded(value: dict[str, Any]) -> str:
 def read_segments(path: Path, grid: LabelGrid, image: ImageInfo) -> list[Segment]:
     """All segments, in the order of their numbers; raises UnreadableLabel."""
     header = {key: value for key, value in grid.header.items() if isinstance(value, str)}
-    numbers = {int(m[1]) for key in header if (m := re.match(r"Segment(\d{1,6})_", key))}
+    fields: dict[int, dict[str, str]] = {}
+    for key, value in header.items():
+        if m := re.match(r"Segment(\d{1,6})_", key):
+            fields.setdefault(int(m[1]), {})[key[m.end() :]] = value
+    if len(fields) > MOST_SEGMENTS:
+        raise UnreadableLabel(
+            path,
+            f"it has {len(fields)} segments, and {MOST_SEGMENTS} is the most",
+            "Remove those that are empty and send it again.",
+        )
     try:
         x, y = _origin(path, grid, header, image)
-        segments = []
-        for number in sorted(numbers):
-            fields = {
-                key.partition("_")[2]: value
-                for key, value in header.items()
-                if key.startswith(f"Segment{number}_")
-            }
-            segments.append(_segment(number, fields, grid, image, x, y))
-        return segments
+        return [_segment(n, fields[n], grid, image, x, y) for n in sorted(fields)]
     except (ValueError, IndexError) as error:
         if isinstance(error, UnreadableLabel):
             raise

@@ -234,9 +234,8 @@ def _candidate(geometry: CanvasGeometry, box: NDArray[Any], members: NDArray[np.
 
 def _malignancy(members: NDArray[np.float64]) -> float:
     """The veto's malignancy of a mass; where background is likelier for all, the best box's."""
-    likely = members[likelier(members)]
-    if len(likely):
-        return monotone(likely)
+    if likelier(members).any():
+        return monotone(members)
     return float(members[0, 2] / max(members[0, 1:].sum(), 1e-12))
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pycocotools import mask as coco_mask
 
-from ftmtl.atomic import atomic_write, write_json
+from ftmtl.atomic import write_bytes, write_json
 from ftmtl.canvas import Canvas
 from ftmtl.datasets.film import read_film
 from ftmtl.datasets.records import CATEGORY_OF, ImageRecord
@@ -89,7 +89,9 @@ def predict_files(
     whose id another has: its findings would take the other's place, and both be one patient.
     """
     out.mkdir(parents=True, exist_ok=True)
-    key = PatientKey.open(out / KEY_FILE, labels_exist=any(out.glob("*.json")))
+    # A data set or a report may lie here too; what names a patient by the key is findings.
+    named = any(b'"patient_key"' in file.read_bytes() for file in out.glob("*.json"))
+    key = PatientKey.open(out / KEY_FILE, labels_exist=named)
     report = Report()
     by_patient: dict[str, list[Findings]] = {}
     root = common_folder(paths)
@@ -125,11 +127,9 @@ def predict_files(
             findings.verdict.label, f"{findings.verdict.malignancy:.4f}", len(findings.findings),
         ])
         report.read += 1
-    with atomic_write(out / "files.csv") as stream:
-        stream.write(_table([COLUMNS, *rows]))
+    write_bytes(out / "files.csv", _table([COLUMNS, *rows]))
     write_json(out / "patients.json", patients_document(by_patient))
-    with atomic_write(out / "refused.txt") as stream:
-        stream.write("".join(f"{line}\n" for line in report.refused).encode())
+    write_bytes(out / "refused.txt", "".join(f"{line}\n" for line in report.refused).encode())
     return report
 
 
@@ -213,8 +213,3 @@ def coco_results(findings: Findings, image_id: int | str) -> list[dict[str, Any]
             result["segmentation"] = {**rle, "counts": rle["counts"].decode("ascii")}
         results.append(result)
     return results
-
-
-def write_predictions(file: Path, results: list[dict[str, Any]]) -> None:
-    """Write COCO results, whole or not at all."""
-    write_json(file, results)

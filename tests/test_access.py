@@ -186,8 +186,8 @@ def test_a_token_is_made_once_and_for_its_owner_alone(
     assert find_token(None, tmp_path / "ws", needed=True) == (token, False)
     monkeypatch.setenv("FTMTL_TOKEN", "from-the-environment")
     assert find_token(None, tmp_path / "ws", needed=False) == ("from-the-environment", False)
-    for bad in ("", "short", "with a space in the middle", "ümlaut-ümlaut-ümlaut"):
-        (tmp_path / "bad").write_text(bad)
+    for bad in ("", "short", "with a space in the middle", "ümlaut-ümlaut-ümlaut", b"\xc5" * 32):
+        (tmp_path / "bad").write_bytes(bad if isinstance(bad, bytes) else bad.encode())
         with pytest.raises(UnusableToken, match="openssl rand"):
             find_token(tmp_path / "bad", tmp_path, needed=True)
 

@@ -101,6 +101,19 @@ def test_two_women_with_a_file_of_one_name_stay_two_and_a_copy_is_refused(
         assert words in refused
 
 
+def test_findings_without_their_key_stop_a_run_and_other_json_does_not(
+    samples: Path, untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = str(samples / "P_00820_L_CC.dcm")
+    again = ["predict", film, "--weights", str(untrained), "--out", str(tmp_path),
+             "--device", "cpu"]
+    (tmp_path / "coco.json").write_text("{}")
+    assert main(again) == 0
+    (tmp_path / "patients.json").unlink()  # as where the run was killed
+    (tmp_path / "patient.key").unlink()
+    assert main(again) == 2 and "patient.key: the patient key is gone" in capsys.readouterr().err
+
+
 def test_the_root_of_what_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one/a.png", "one/two/b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -222,6 +235,8 @@ def test_predictions_of_a_data_set_are_coco_results_and_evaluate(
 @pytest.mark.parametrize(("arguments", "words"), [
     (["predict", "x", "--out", "y", "--weights", "nowhere.safetensors"], "nowhere.safetensors"),
     (["predict", "x"], "--out"),
+    (["predict", "x", "--coco", "y", "--data", "nowhere.json"], "leave out files"),
+    (["predict", "--coco", "y", "--data", "nowhere.json", "--threshold", "0.5"], "--threshold"),
     (["train", "--data", "nowhere.json", "--out", "run", "--init", "w"], "nowhere.json"),
     (["train", "--data", "nowhere.json", "--out", "run"], "Give --imagenet or --init"),
     (["train", "--data", "nowhere.json", "--out", "run", "--resume"], "Leave out --resume"),
@@ -248,7 +263,7 @@ def test_a_mistake_is_one_sentence(
 @pytest.mark.parametrize(("command", "option", "value"), [
     ("train", "--epochs", "0"), ("train", "--seed", "-1"), ("crossval", "--epochs", "-1"),
     ("crossval", "--seed", str(2**32)), ("crossval", "--folds", "1"),
-    ("predict", "--threshold", "5"),
+    ("predict", "--threshold", "5"), ("bench", "--repeats", "0"), ("bench", "--batch", "0"),
 ])
 def test_a_number_that_means_nothing_is_refused(
     command: str, option: str, value: str, capsys: pytest.CaptureFixture[str]

@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
 from ftmtl.cli import main
 from ftmtl.config import RECOMMENDED
 from ftmtl.datasets.coco import read_coco
-from ftmtl.datasets.contrast_shift import BRIGHTER, DARKER, gamma_of, shift
+from ftmtl.datasets.contrast_shift import BRIGHTER, DARKER, gamma_of, shift, write_shifted
+from ftmtl.datasets.film import read_film
 from ftmtl.datasets.phantom import make_phantoms
 
 
@@ -51,3 +53,12 @@ def test_the_copy_keeps_all_but_the_greys(tmp_path: Path, capsys: pytest.Capture
         assert np.array_equal(new, shift(old, gamma_of(record.image_id)))
         order = np.argsort(old, axis=None, kind="stable")
         assert (np.diff(new.ravel()[order].astype(int)) >= 0).all() and not np.array_equal(old, new)
+
+
+def test_a_stretch_that_the_header_alone_knows_stays(tmp_path: Path) -> None:
+    record, *_ = make_phantoms(tmp_path / "phantoms", patients=1, seed=3, rows=200)
+    dataset = pydicom.dcmread(record.path)
+    dataset.ImagerPixelSpacing = [0.1, 0.2]
+    dataset.save_as(record.path)
+    (copy,) = write_shifted([record], tmp_path / "shifted")
+    assert read_film(copy).pixel_aspect == read_film(record).pixel_aspect == 0.5

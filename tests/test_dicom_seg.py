@@ -73,6 +73,13 @@ def test_masks_classes_and_who_drew_them(
         to_dicom_seg(document(rejected), source)
 
 
+def test_a_box_at_the_last_edge_is_drawn_however_thin(source: pydicom.Dataset) -> None:
+    corner = (WIDTH - 0.4, HEIGHT - 0.3, 0.4, 0.3)
+    thin = Finding(id="a", label="benign", bbox=corner, source="annotator", status="added")
+    drawn = to_dicom_seg(document(thin), source).pixel_array
+    assert np.argwhere(drawn).tolist() == [[HEIGHT - 1, WIDTH - 1]]
+
+
 def test_a_uid_stands_for_one_content_and_a_tracking_uid_for_one_finding(
     source: pydicom.Dataset
 ) -> None:

@@ -112,6 +112,11 @@ def test_wrong_truth_is_named(coco, reason) -> None:
         evaluate(coco, [prediction_with_mask], bootstraps=0)
 
 
+def test_categories_that_are_not_ours_are_not_looked_at() -> None:
+    for identity in (90, [1]):
+        evaluate(broken(["categories", 0, "id"], identity), [], bootstraps=0)
+
+
 def test_the_report_is_whole(tmp_path) -> None:
     """Six files from two files: plots that can be read, HTML that needs nothing else."""
     coco, results = random_set(1)

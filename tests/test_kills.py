@@ -11,7 +11,7 @@ from serving import Server, serve
 from test_datastore import write_dicom, write_label
 
 from ftmtl.findings import ImageInfo
-from monailabel_app.lib.models import sha256_of
+from monailabel_app.lib.stamps import sha256_of
 
 IMAGES = ["1.2.840.1", "1.2.840.2"]
 

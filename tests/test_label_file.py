@@ -492,6 +492,7 @@ SECRET = (
         (write_nrrd(ONE, ftmtl_findings="{"), None, "is not JSON"),
         (write_nrrd(ONE, ftmtl_findings="{}"), None, "schema_version is missing"),
         (write_nrrd(ONE, Segment0_ID="a", Segment0_Layer="1"), None, "header is damaged"),
+        (write_nrrd(ONE, **{f"Segment{n}_ID": "a" for n in range(1001)}), None, "has 1001 segm"),
         (write_nrrd(ONE, Segment0_ID="a", Segment0_Extent="0 1"), None, "header is damaged"),
         (lambda path: None, None, "cannot be opened"),
         (lambda path: path.mkdir(), None, "cannot be opened"),

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import time
+import tracemalloc
 import zlib
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +27,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -603,6 +605,20 @@ def test_rle_segment_tables_that_lie_are_refused(tmp_path: Path) -> None:
         path.write_bytes(data[:at] + struct.pack("<3L", *table) + data[at + 12 :])
         with pytest.raises(UnreadableMammogram, match="RLE segment"):
             read_mammogram(path)
+
+
+def test_a_deflated_file_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    black = np.zeros((4000, 8000), np.uint16)
+    path = dicom(tmp_path / "a", black, bits=12, syntax=DeflatedExplicitVRLittleEndian)
+    assert path.stat().st_size < 100_000
+    bare = tmp_path / "bare"
+    bare.write_bytes(path.read_bytes()[132:])
+    for file in (path, bare):
+        tracemalloc.start()
+        with pytest.raises(UnreadableMammogram, match="Deflated Explicit VR"):
+            read_header(file)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+        tracemalloc.stop()
 
 
 def test_a_tiff_with_a_lost_strip_is_refused(tmp_path: Path) -> None:

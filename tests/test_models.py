@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from monailabel_app.lib.models import ModelRegistry, UnknownVersion, sha256_of
+from monailabel_app.lib.models import ModelRegistry, UnknownVersion
 from monailabel_app.lib.scoring import ScoreHistory
+from monailabel_app.lib.stamps import sha256_of
 
 
 def weights(folder: Path, text: str) -> Path:

@@ -18,15 +18,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 from torch import Tensor
 
-from ftmtl.canvas import Canvas, make_canvas
+from ftmtl.canvas import Canvas
 from ftmtl.crossval.outcome import Outcome
 from ftmtl.crossval.run import WEIGHTS
 from ftmtl.datasets.film import read_film
-from ftmtl.datasets.records import ImageRecord
-from ftmtl.device import autocast
+from ftmtl.datasets.records import BENIGN, MALIGNANT, ImageRecord
 from ftmtl.evaluation.evaluate import Judged
 from ftmtl.evaluation.froc import threshold_at
-from ftmtl.evaluation.inputs import BENIGN, MALIGNANT
 from ftmtl.evaluation.matching import CRITERIA, FALSE_POSITIVE, MISSED, match
 from ftmtl.evaluation.plots import INK, new_figure
 from ftmtl.findings import Findings
@@ -107,20 +105,19 @@ def trace(predictor: Predictor, record: ImageRecord, threshold: float) -> Trace:
     """The network's steps on a film; `candidates` above OBJECTNESS, or the best alone."""
     mammogram = read_film(record)
     network, config = predictor.network, predictor.preset.network
-    canvas = make_canvas(mammogram.pixels, config.canvas, pixel_aspect=mammogram.pixel_aspect)
+    canvas = predictor.canvas(mammogram)
     image = torch.from_numpy(canvas.pixels)[None, None].to(predictor.device)
     valid = torch.from_numpy(canvas.valid)[None].to(predictor.device)
-    with autocast(predictor.device):
-        theta0 = network.backbone(image, valid)
-        extent = extents_of(valid)[0]
-        boxes, objectness = propose(
-            network.rpn(theta0), 0, extent, pre_nms=config.pre_nms, keep=config.proposals_infer,
-            nms_iou=config.proposal_nms_iou,
-        )
-        boxes = boxes[: max(1, int((objectness > OBJECTNESS).sum()))]  # best first
-        deltas = network.detection(network.pool(theta0, [boxes]))
-        refined = box_ops.clip(box_ops.decode(deltas, boxes), extent)
-        (described,) = network.detect(image, valid, boxes=[refined])
+    theta0 = network.backbone(image, valid)
+    extent = extents_of(valid)[0]
+    boxes, objectness = propose(
+        network.rpn(theta0), 0, extent, pre_nms=config.pre_nms, keep=config.proposals_infer,
+        nms_iou=config.proposal_nms_iou,
+    )
+    boxes = boxes[: max(1, int((objectness > OBJECTNESS).sum()))]  # best first
+    deltas = network.detection(network.pool(theta0, [boxes]))
+    refined = box_ops.clip(box_ops.decode(deltas, boxes), extent)
+    (described,) = network.detect(image, valid, boxes=[refined])
     return Trace(
         canvas=canvas, candidates=boxes.float().cpu(),
         objectness=objectness[: len(boxes)].float().cpu(), described=described,

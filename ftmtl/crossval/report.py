@@ -8,11 +8,10 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ftmtl.atomic import atomic_write
+from ftmtl.atomic import write_bytes
 from ftmtl.crossval.cases import figure_6, pick
 from ftmtl.crossval.figures import NAMES, figure_3, figure_4a, figure_5b
 from ftmtl.crossval.outcome import Outcome, over_the_folds
@@ -46,10 +45,10 @@ def write_experiment_report(outcome: Outcome) -> dict[str, Any]:
         if stale.name not in pictures:
             stale.unlink()
     for name, content in pictures.items():
-        _write(out / name, content)
-    _write(out / "report.html", _page(outcome, pictures).encode("utf-8"))
+        write_bytes(out / name, content)
+    write_bytes(out / "report.html", _page(outcome, pictures).encode("utf-8"))
     metrics = json.dumps(outcome.result, indent=1, allow_nan=False) + "\n"
-    _write(out / "metrics.json", metrics.encode("utf-8"))
+    write_bytes(out / "metrics.json", metrics.encode("utf-8"))
     return outcome.result
 
 
@@ -197,7 +196,7 @@ def _table(head: Sequence[str], theirs: Rows, ours: Rows) -> str:
     return before + "<tbody>" + "<tr>".join(marked).replace("<tr>class=", "<tr class=")
 
 
-def _ours(result: Mapping[str, Any], say: Any) -> Rows:
+def _ours(result: Mapping[str, Any], say: Callable[[Mapping[str, Any]], str]) -> Rows:
     return [[f"{NAMES[model]}, here", "multi-task", say(part)]
             for model, part in result["models"].items()]
 
@@ -241,8 +240,3 @@ def _pooled(result: Mapping[str, Any]) -> Rows:
                                                                        "dice_all")),
         ])
     return rows
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_write(path) as file:
-        file.write(content)

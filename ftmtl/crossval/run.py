@@ -33,7 +33,7 @@ from ftmtl.evaluation.inputs import InvalidPredictions, load_json, parse_predict
 from ftmtl.fingerprint import fingerprint
 from ftmtl.network.backbone import Backbone, read_imagenet
 from ftmtl.predict import Predictor
-from ftmtl.predict_files import predict_records, write_predictions
+from ftmtl.predict_files import predict_records
 from ftmtl.training.checkpoints import FILE as CHECKPOINT
 from ftmtl.training.loop import NothingToTrainOn, Progress, train
 from ftmtl.training.samples import CanvasCache, readable
@@ -235,7 +235,7 @@ def run(
     elif pending:
         _in_parallel(pending, devices, report)
     for model in experiment.models:
-        write_predictions(experiment.out / model / PREDICTIONS, experiment.predictions(model))
+        write_json(experiment.out / model / PREDICTIONS, experiment.predictions(model))
 
 
 def _job(experiment: Experiment, model: str, fold: int) -> _Job:
@@ -285,7 +285,7 @@ def _do(job: _Job, device: str, report: Callable[[str, float, str], None],
             results, read = predict_records(predictor, job.test, on_file=reading)
             if read.refused:
                 raise FoldFailed(f"{job.name}: {read.refused[0]}")
-            write_predictions(job.folder / PREDICTIONS, results)
+            write_json(job.folder / PREDICTIONS, results)
             (job.folder / CHECKPOINT).unlink(missing_ok=True)
     report(job.name, 1.0, "done")
 

@@ -17,7 +17,7 @@ from typing import Any, cast, get_args
 
 from pycocotools import mask as coco_mask
 
-from ftmtl.atomic import atomic_write
+from ftmtl.atomic import write_bytes
 from ftmtl.coco_masks import as_rle
 from ftmtl.coco_rows import is_identity, is_number, mask_source_of, role_of
 from ftmtl.findings import MaskSource
@@ -110,8 +110,7 @@ def write_coco(records: Iterable[ImageRecord], file: Path, *, images: Path) -> N
     document = to_coco(
         replace(r, path=Path(os.path.relpath(r.path, images))) for r in records
     )
-    with atomic_write(Path(file)) as stream:
-        stream.write(json.dumps(document).encode())
+    write_bytes(Path(file), json.dumps(document).encode())
 
 
 def _record(

@@ -21,8 +21,8 @@ from PIL import Image
 
 from ftmtl.atomic import atomic_write
 from ftmtl.datasets.coco import write_coco
+from ftmtl.datasets.film import read_film
 from ftmtl.datasets.records import ImageRecord
-from ftmtl.mammogram import read_mammogram
 
 DARKER, BRIGHTER = (1.6, 2.2), (0.4, 0.6)  # gammas; half of the images each
 SIGMOID_CENTRE, SIGMOID_WIDTH = 0.5, 1.0  # of the range of greys that the image uses
@@ -53,18 +53,20 @@ def write_shifted(
 ) -> list[ImageRecord]:
     """Write the shifted images as 16-bit PNG into `out`/images, and `out`/coco.json.
 
-    An image's gamma follows from its id, so that every copy is the same. Raises
-    UnreadableMammogram for an image that cannot be read.
+    An image's gamma follows from its id, so that every copy is the same. A stretch that only the
+    file's header knew goes into the record, since a PNG has none. Raises UnreadableMammogram for
+    an image that cannot be read or is not of its record's size.
     """
     folder = Path(out) / "images"
     folder.mkdir(parents=True, exist_ok=True)
     shifted = []
     for number, record in enumerate(records, 1):
-        pixels = shift(read_mammogram(record.path).pixels, gamma_of(record.image_id))
+        film = read_film(record)
+        pixels = shift(film.pixels, gamma_of(record.image_id))
         path = folder / f"{number:06d}.png"
         with atomic_write(path) as stream:
             Image.fromarray(pixels).save(stream, format="PNG", compress_level=1)
-        shifted.append(replace(record, path=path))
+        shifted.append(replace(record, path=path, pixel_aspect=film.pixel_aspect))
         on_file(number, len(records), path)
     write_coco(shifted, Path(out) / "coco.json", images=Path(out))
     return shifted

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-from ftmtl.atomic import atomic_write
+from ftmtl.atomic import write_bytes
 from ftmtl.rle import box_of, encode_rle
 
 from .coco import InvalidDataset, write_coco
@@ -79,8 +79,7 @@ def make_phantoms(
                 name = f"{patient:04d}_{side}_{view}"
                 path = folder / f"{name}.dcm"
                 dataset = _dataset(pixels, seed, patient, side, view)
-                with atomic_write(path) as stream:
-                    stream.write(_bytes(dataset))
+                write_bytes(path, _bytes(dataset))
                 annotations = tuple(
                     _annotation(f"{name}_{n}", mass, mask)
                     for n, (mass, mask) in enumerate(zip(breast.masses, masks, strict=True), 1)

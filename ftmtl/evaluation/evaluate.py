@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ftmtl.datasets.records import BENIGN, MALIGNANT
 from ftmtl.evaluation.bootstrap import (
     Statistic,
     interval,
@@ -31,8 +32,6 @@ from ftmtl.evaluation.bootstrap import (
 from ftmtl.evaluation.dice import mass_dice
 from ftmtl.evaluation.froc import Froc, corners, froc, threshold_at, tpr_at
 from ftmtl.evaluation.inputs import (
-    BENIGN,
-    MALIGNANT,
     UNKNOWN_CLASS,
     FloatArray,
     IntArray,

@@ -11,23 +11,24 @@ Every overlap is a ratio of areas, so films that were stretched need no correcti
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ftmtl.coco_rows import is_identity, is_number, mask_source_of, role_of
+from ftmtl.datasets.records import BENIGN, CATEGORY_NAMES, MALIGNANT, Role
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-BENIGN, MALIGNANT = 1, 2
 UNKNOWN_CLASS = 0
-ROLES = ("mass", "ignore", "hard_negative")
+CLASSES = (BENIGN, MALIGNANT)
+ROLES = get_args(Role)
 
 
 class InvalidTruth(ValueError):
@@ -54,7 +55,7 @@ class Truth:
     images_without_patient: int
     breast: IntArray  # [I] index of the image's breast
     said_malignant: BoolArray  # [I] the owner says so of the image or breast as a whole
-    fold: IntArray | None  # [I] the fold that each image was held out in, where all have one
+    folded: bool  # each image says in which fold it was held out
     mass_id: list[Any]
     mass_image: IntArray  # [M]
     mass_box: FloatArray  # [M, 4]
@@ -166,24 +167,13 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
     area or outside their image, and classes or roles that are not ours.
     """
 
-    def refuse(what: str, reason: str) -> InvalidTruth:
-        return InvalidTruth(f"{name}: {what}: {reason}")
+    def refuse(what: str, fault: str | None) -> None:
+        if fault:
+            raise InvalidTruth(f"{name}: {what}: {fault}")
 
-    if not isinstance(coco, Mapping) or not isinstance(coco.get("images"), list):
-        raise refuse("data set", "is not COCO: it has no list of images")
-    if not coco["images"]:
-        raise refuse("data set", "holds no image")
-    for part in ("images", "annotations", "categories"):
-        rows = coco.get(part, [] if part == "categories" else None)
-        if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-            raise refuse("data set", f"is not COCO: its {part} are not a list of objects")
+    refuse("data set", _document_fault(coco))
     for category in coco.get("categories", []):
-        expected = {BENIGN: "benign", MALIGNANT: "malignant"}.get(category.get("id"))
-        if expected and str(category.get("name", expected)).lower() != expected:
-            raise refuse(
-                f"category {category['id']}",
-                f"is {category['name']!r}, not {expected}; `ftmtl dataset coco` renumbers them",
-            )
+        refuse(f"category {category.get('id')!r}", _category_fault(category))
 
     index: dict[int | str, int] = {}
     sizes: list[tuple[int, int]] = []
@@ -191,83 +181,30 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
     breasts: dict[Any, int] = {}
     patient: list[int] = []
     breast: list[int] = []
-    folds: list[int | None] = []
-    said_malignant: list[bool] = []
     nameless = 0
     for image in coco["images"]:
-        image_id = image.get("id")
-        if not is_identity(image_id):
-            raise refuse(f"image {image_id!r}", "has no id")
-        if image_id in index:
-            raise refuse(f"image {image_id!r}", "occurs twice")
-        index[image_id] = len(index)
-        size = image.get("height") or 0, image.get("width") or 0
-        if not all(is_number(side) and side >= 0 and side == int(side) for side in size):
-            raise refuse(f"image {image_id!r}", f"its sides {size!r} are no counts of pixels")
-        sizes.append((int(size[0]), int(size[1])))
+        refuse(f"image {image.get('id')!r}", _image_fault(image, index))
+        index[image["id"]] = len(index)
+        sizes.append((int(image.get("height") or 0), int(image.get("width") or 0)))
         who: Any = image.get("patient_id")
-        for key in ("patient_id", "laterality"):
-            if not is_identity(image.get(key, "")) and image[key] is not None:
-                raise refuse(f"image {image_id!r}", f"{key} {image[key]!r} is no name")
         if who is None or who == "":
             nameless += 1
-            who = ("image", image_id)
+            who = ("image", image["id"])
         patient.append(patients.setdefault(who, len(patients)))
         side = image.get("laterality")
         breast.append(breasts.setdefault((who, side), len(breasts)) if side else -1)
-        said = image.get("malignant")
-        if said is not None and not isinstance(said, bool):
-            raise refuse(f"image {image_id!r}", f"malignant {said!r} is neither true nor false")
-        said_malignant.append(said is True)
-        fold = image.get("fold")
-        if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool) or fold < 0):
-            raise refuse(f"image {image_id!r}", f"fold {fold!r} is not a number from 0")
-        folds.append(fold)
-    unfolded = folds.count(None)
-    if 0 < unfolded < len(folds):
-        raise refuse("data set", f"{unfolded} of {len(folds)} images have no fold")
+    unfolded = sum(image.get("fold") is None for image in coco["images"])
+    if 0 < unfolded < len(index):
+        refuse("data set", f"{unfolded} of {len(index)} images have no fold")
 
-    mass: dict[str, list[Any]] = {"id": [], "image": [], "box": [], "class": [], "mask": []}
-    ignore: dict[str, list[Any]] = {"image": [], "box": [], "class": []}
-    seen: set[Any] = set()
+    rows: dict[str, list[Any]] = {role: [] for role in ROLES}
+    seen: set[int | str] = set()
     for annotation in coco["annotations"]:
-        what = f"annotation {annotation.get('id')!r}"
-        if not is_identity(annotation.get("id")):
-            raise refuse(what, "has no id")
-        if annotation["id"] in seen:
-            raise refuse(what, "occurs twice")
+        refuse(f"annotation {annotation.get('id')!r}",
+               _annotation_fault(annotation, index, sizes, seen))
         seen.add(annotation["id"])
-        if not is_identity(annotation.get("image_id")) or annotation["image_id"] not in index:
-            raise refuse(what, f"belongs to unknown image {annotation.get('image_id')!r}")
-        at = index[annotation["image_id"]]
-        fault = _box_fault(annotation.get("bbox"), sizes[at])
-        if fault:
-            raise refuse(what, fault)
-        role = role_of(annotation)
-        if role not in ROLES:
-            raise refuse(what, f"role {role!r} is none of {', '.join(ROLES)}")
-        if role == "ignore":
-            ignore["image"].append(at)
-            ignore["box"].append(annotation["bbox"])
-        if role == "hard_negative":
-            continue
-        # Of a region that nobody decided about the class is known only where the set says so.
-        known = annotation.get("class_known", role == "mass")
-        if not isinstance(known, bool):
-            raise refuse(what, f"class_known {known!r} is neither true nor false")
-        if known and annotation.get("category_id") not in (BENIGN, MALIGNANT):
-            raise refuse(what, f"category {annotation.get('category_id')!r} is not 1 or 2")
-        kind = annotation["category_id"] if known else UNKNOWN_CLASS
-        if role == "ignore":
-            ignore["class"].append(kind)
-            continue
-        masked = mask_source_of(annotation) == "annotated"
-        mass["id"].append(annotation.get("id"))
-        mass["image"].append(at)
-        mass["box"].append(annotation["bbox"])
-        mass["class"].append(kind)
-        mass["mask"].append(annotation.get("segmentation") or None if masked else None)
-
+        rows[role_of(annotation)].append(annotation)
+    masses, ignored = rows["mass"], rows["ignore"]
     return Truth(
         name=name,
         image_ids=list(index),
@@ -276,17 +213,100 @@ def parse_truth(coco: Mapping[str, Any], name: str = "truth") -> Truth:
         patients=len(patients),
         images_without_patient=nameless,
         breast=_indices(breast),
-        said_malignant=np.asarray(said_malignant, dtype=np.bool_),
-        fold=None if unfolded else _indices([fold for fold in folds if fold is not None]),
-        mass_id=mass["id"],
-        mass_image=_indices(mass["image"]),
-        mass_box=_boxes(mass["box"]),
-        mass_class=_indices(mass["class"]),
-        mass_mask=mass["mask"],
-        ignore_image=_indices(ignore["image"]),
-        ignore_box=_boxes(ignore["box"]),
-        ignore_class=_indices(ignore["class"]),
+        said_malignant=np.array([i.get("malignant") is True for i in coco["images"]], np.bool_),
+        folded=not unfolded,
+        mass_id=[mass["id"] for mass in masses],
+        mass_image=_indices([index[mass["image_id"]] for mass in masses]),
+        mass_box=_boxes([mass["bbox"] for mass in masses]),
+        mass_class=_indices([_class_of(mass) for mass in masses]),
+        mass_mask=[
+            mass.get("segmentation") or None if mask_source_of(mass) == "annotated" else None
+            for mass in masses
+        ],
+        ignore_image=_indices([index[region["image_id"]] for region in ignored]),
+        ignore_box=_boxes([region["bbox"] for region in ignored]),
+        ignore_class=_indices([_class_of(region) for region in ignored]),
     )
+
+
+def _document_fault(coco: Any) -> str | None:
+    """What is wrong with a data set as a whole, or None."""
+    if not isinstance(coco, Mapping) or not isinstance(coco.get("images"), list):
+        return "is not COCO: it has no list of images"
+    if not coco["images"]:
+        return "holds no image"
+    for part in ("images", "annotations", "categories"):
+        rows = coco.get(part, [] if part == "categories" else None)
+        if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+            return f"is not COCO: its {part} are not a list of objects"
+    return None
+
+
+def _category_fault(category: Mapping[str, Any]) -> str | None:
+    """What is wrong with a category, or None; others than ours are not looked at."""
+    for number, expected in CATEGORY_NAMES.items():
+        name = category.get("name", expected)
+        if category.get("id") == number and str(name).lower() != expected:
+            return f"is {name!r}, not {expected}; `ftmtl dataset coco` renumbers them"
+    return None
+
+
+def _image_fault(image: Mapping[str, Any], index: Mapping[Any, int]) -> str | None:
+    """What is wrong with an image, or None; `index` has those before it."""
+    if not is_identity(image.get("id")):
+        return "has no id"
+    if image["id"] in index:
+        return "occurs twice"
+    size = image.get("height") or 0, image.get("width") or 0
+    if not all(is_number(side) and side >= 0 and side == int(side) for side in size):
+        return f"its sides {size!r} are no counts of pixels"
+    for key in ("patient_id", "laterality"):
+        if not is_identity(image.get(key, "")) and image[key] is not None:
+            return f"{key} {image[key]!r} is no name"
+    said, fold = image.get("malignant"), image.get("fold")
+    if said is not None and not isinstance(said, bool):
+        return f"malignant {said!r} is neither true nor false"
+    if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool) or fold < 0):
+        return f"fold {fold!r} is not a number from 0"
+    return None
+
+
+def _annotation_fault(
+    annotation: Mapping[str, Any], index: Mapping[Any, int], sizes: Sequence[tuple[int, int]],
+    seen: Collection[int | str],
+) -> str | None:
+    """What is wrong with an annotation, or None; `seen` are the ids of those before it."""
+    if not is_identity(annotation.get("id")):
+        return "has no id"
+    if annotation["id"] in seen:
+        return "occurs twice"
+    image_id = annotation.get("image_id")
+    if not is_identity(image_id) or image_id not in index:
+        return f"belongs to unknown image {image_id!r}"
+    fault = _box_fault(annotation.get("bbox"), sizes[index[image_id]])
+    if fault:
+        return fault
+    role = role_of(annotation)
+    if role not in ROLES:
+        return f"role {role!r} is none of {', '.join(ROLES)}"
+    if role == "hard_negative":
+        return None
+    known = _class_known(annotation)
+    if not isinstance(known, bool):
+        return f"class_known {known!r} is neither true nor false"
+    if known and annotation.get("category_id") not in CLASSES:
+        return f"category {annotation.get('category_id')!r} is not 1 or 2"
+    return None
+
+
+def _class_known(annotation: Mapping[str, Any]) -> Any:
+    """Its `class_known`, unchecked; of a region that nobody decided about, only if the set says so.
+    """
+    return annotation.get("class_known", role_of(annotation) == "mass")
+
+
+def _class_of(annotation: Mapping[str, Any]) -> int:
+    return int(annotation["category_id"]) if _class_known(annotation) else UNKNOWN_CLASS
 
 
 def _prediction_fault(entry: Any, index: Mapping[Any, int], truth: Truth) -> str | None:
@@ -299,7 +319,7 @@ def _prediction_fault(entry: Any, index: Mapping[Any, int], truth: Truth) -> str
     image_id = entry["image_id"]
     if not is_identity(image_id) or image_id not in index:
         return f"image_id {image_id!r} is not in {truth.name}"
-    if entry["category_id"] not in (BENIGN, MALIGNANT):
+    if entry["category_id"] not in CLASSES:
         return f"category_id {entry['category_id']!r} is not 1 or 2"
     score, scores = entry["score"], entry["scores"]
     if not is_number(score) or not 0 <= score <= 1:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ftmtl.datasets.records import MALIGNANT
 from ftmtl.evaluation.bootstrap import mean_of
 from ftmtl.evaluation.inputs import (
-    MALIGNANT,
     UNKNOWN_CLASS,
     BoolArray,
     FloatArray,

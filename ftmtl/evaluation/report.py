@@ -15,7 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ftmtl.atomic import atomic_write
+from ftmtl.atomic import write_bytes
 from ftmtl.evaluation.compare import compare, judge_by_fold, over_folds
 from ftmtl.evaluation.evaluate import DETECTED_FPI, judge, replicates_for, summarise
 from ftmtl.evaluation.inputs import (
@@ -241,12 +241,6 @@ def _comparison(result: Mapping[str, Any]) -> str:
             f'<p class="quiet">{COMPARISON_NOTE}</p>')
 
 
-def _write(path: Path, content: bytes) -> None:
-    """The whole file or none of it, also when the process dies."""
-    with atomic_write(path) as file:
-        file.write(content)
-
-
 def write_report(
     folder: str | Path,
     truth: str | Path | Mapping[str, Any],
@@ -273,7 +267,7 @@ def write_report(
         **summarise(judged, weights),
         "bootstrap": {"unit": "patient", "replicates": len(weights), "seed": seed},
     }
-    folds = judge_by_fold(coco, results) if told.fold is not None else []
+    folds = judge_by_fold(coco, results) if told.folded else []
     result["folds"] = over_folds(folds) if folds else {}
     if against is not None:
         others, other_name = load_json(against, InvalidPredictions, "the other")
@@ -292,8 +286,8 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in plots.items():
-        _write(folder / name, content)
-    _write(folder / "report.html", _html(result, plots, title).encode("utf-8"))
+        write_bytes(folder / name, content)
+    write_bytes(folder / "report.html", _html(result, plots, title).encode("utf-8"))
     metrics = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    _write(folder / "metrics.json", metrics.encode("utf-8"))
+    write_bytes(folder / "metrics.json", metrics.encode("utf-8"))
     return result

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ftmtl.datasets.records import MALIGNANT
 from ftmtl.evaluation.inputs import (
-    MALIGNANT,
     UNKNOWN_CLASS,
     BoolArray,
     FloatArray,

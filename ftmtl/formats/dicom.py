@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
 
 from ftmtl.display import Display, LookUp, Window, flip
 from ftmtl.formats import Content, Refused, aspect_of, check_size, grey_of
@@ -20,6 +21,7 @@ from ftmtl.formats.codecs import READABLE, Layout, decode
 
 # OT, RG and SC are what film digitisers and converters write; without a modality the picture counts
 PROJECTIONS = {"MG", "CR", "DX", "RG", "OT", "SC", "XC", ""}
+DEFLATED = "1.2.840.10008.1.2.1.99"
 FOR_PROCESSING_CLASSES = {"1.2.840.10008.5.1.4.1.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.2.1"}
 
 CONTACT = 1.2  # breasts on the table state a magnification up to 1.1, those on a stand 1.5 to 2
@@ -53,6 +55,8 @@ def looks_like_bare(start: bytes) -> bool:
 
 def read(stream: BinaryIO, *, pixels: bool) -> Content:
     """Describe the one projection in a DICOM file; `pixels=False` leaves its pixel data unread."""
+    if _is_deflated(stream):  # pydicom would unpack it first, whatever it unpacks to
+        raise _unread(DEFLATED)
     dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not pixels)
     return describe(dataset, pixels=pixels)
 
@@ -63,10 +67,7 @@ def describe(dataset: Dataset, *, pixels: bool) -> Content:
     _refuse_other_objects(dataset)
     layout = _layout(dataset)
     if syntax not in READABLE:
-        raise Refused(
-            f"its transfer syntax {pydicom.uid.UID(syntax).name} is not read here",
-            "Save it uncompressed, or as RLE, JPEG Lossless or JPEG 2000",
-        )
+        raise _unread(syntax)
     if pixels and not getattr(dataset, "PixelData", b""):
         raise Refused("it has no pixel data", "Copy or export it again; it may have been cut short")
 
@@ -109,6 +110,22 @@ def describe(dataset: Dataset, *, pixels: bool) -> Content:
         patient_id=_patient_id(dataset),
         study_uid=_uid(dataset, "StudyInstanceUID"),
         display=display,
+    )
+
+
+def _is_deflated(stream: BinaryIO) -> bool:
+    """Whether all behind the meta group is packed; leaves the stream at its beginning."""
+    has_preamble = stream.read(132).endswith(b"DICM")
+    stream.seek(132 if has_preamble else 0)
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    stream.seek(0)
+    return _text(meta, "TransferSyntaxUID") == DEFLATED
+
+
+def _unread(syntax: str) -> Refused:
+    return Refused(
+        f"its transfer syntax {pydicom.uid.UID(syntax).name} is not read here",
+        "Save it uncompressed, or as RLE, JPEG Lossless or JPEG 2000",
     )
 
 

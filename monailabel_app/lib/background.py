@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .models import now
+from .stamps import now
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock
 
-from ftmtl.atomic import atomic_write, write_json
+from ftmtl.atomic import write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -172,8 +172,8 @@ class Catalogue:
     def _save(self, files: Mapping[tuple[str, str], Entry]) -> None:
         document = {"stamp": self._stamp, "files": [asdict(e) for e in files.values()]}
         try:
-            with FileLock(f"{self._index}.lock"), atomic_write(self._index) as stream:
-                stream.write(json.dumps(document).encode())
+            with FileLock(f"{self._index}.lock"):
+                write_bytes(self._index, json.dumps(document).encode())
         except OSError as error:
             # The list is only a memory: without it the next start is slower.
             logger.warning("The list of images could not be kept: %s", error)

@@ -40,7 +40,11 @@ class DicomWeb:
     """One DICOMweb service. Safe between threads."""
 
     def __init__(
-        self, url: str, *, looking_for: Mapping[str, str] = MAMMOGRAMS, credentials: Any = None
+        self,
+        url: str,
+        *,
+        looking_for: Mapping[str, str] = MAMMOGRAMS,
+        credentials: tuple[str, str] | None = None,
     ) -> None:
         """`looking_for` chooses series (QIDO-RS); `credentials` are (user, password), if any."""
         place = urlsplit(url)
@@ -126,12 +130,12 @@ class _Limited(HTTPAdapter):
 def _asked(question: Callable[[], Answer]) -> Answer:
     try:
         return question()
-    except requests.HTTPError as error:
-        status = error.response.status_code
-        kind = Unreachable if status in UNAVAILABLE else PacsError
-        raise kind(f"The PACS answers {status}") from error
     except requests.RequestException as error:
-        raise Unreachable(f"The PACS does not answer ({type(error).__name__})") from error
+        answer = error.response if isinstance(error, requests.HTTPError) else None
+        if answer is None:
+            raise Unreachable(f"The PACS does not answer ({type(error).__name__})") from error
+        kind = Unreachable if answer.status_code in UNAVAILABLE else PacsError
+        raise kind(f"The PACS answers {answer.status_code}") from error
     except Exception as error:  # an answer that is no DICOM: anything can come out of it
         raise PacsError(f"The PACS's answer makes no sense ({type(error).__name__})") from error
 

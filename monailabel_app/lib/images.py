@@ -34,9 +34,9 @@ from .catalogue import Catalogue, Entry, Source, image_suffix
 from .dicomweb import DicomWeb, PacsError, Unreachable
 from .files import copy_file
 from .folder import Folder
-from .models import sha256_of
 from .pacs import Pacs
 from .refusals import NAME, disk
+from .stamps import sha256_of
 
 
 class Images:

@@ -33,9 +33,10 @@ from ftmtl.predict import InvalidBoxes, Predictor, image_info
 from ftmtl.reading import Reading
 
 from .datastore import MammogramStore
-from .models import MODEL, ModelRegistry, ModelVersion, sha256_of
+from .models import MODEL, ModelRegistry, ModelVersion
 from .question import Question, check_device
 from .readings import Digests, Readings
+from .stamps import sha256_of
 from .tables import Serving, Table, Tables
 from .turns import Turns
 
@@ -242,8 +243,8 @@ class FindMasses(InferTask):  # type: ignore[misc]
         """What the model sees in an image, what the image is, and whether both were known."""
         model = predictor.model.sha256
         try:
-            listed = source.image is not None
-            digest = self.digests.of(source.path) if listed else sha256_of(source.path)
+            is_upload = source.image is None
+            digest = sha256_of(source.path) if is_upload else self.digests.of(source.path)
         except OSError as error:
             raise HTTPException(404, "The file of the image has gone") from error
         facts: Mammogram | MammogramHeader | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ftmtl.datasets.labels import (
 )
 
 from .files import copy_file
-from .models import now, sha256_of
+from .stamps import now, sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,26 +155,23 @@ class LabelStore:
             self._record(folder, version)
         return version
 
-    def withdraw(self, image_id: str, tag: str, *, annotator: str | None = None) -> LabelVersion:
+    def withdraw(self, image_id: str, tag: str) -> None:
         """Takes an image's label back; its versions stay. Raises LookupError without a label."""
         folder = self._place(image_id, tag)
         with self._lock:
             present = current(read_versions(folder))
             if present is None:
                 raise LookupError(f"{image_id} has no label {tag!r}")
-            version = replace(
-                LabelVersion(
-                    version=self._number(folder),
-                    image=present.image,
-                    tag=tag,
-                    standing="withdrawal",
-                    time=now(),
-                    annotator=annotator,
-                ),
+            version = LabelVersion(
+                version=self._number(folder),
+                image=present.image,
+                tag=tag,
+                standing="withdrawal",
+                time=now(),
+                annotator=None,  # MONAI Label's request does not say who asks
                 based_on=present.version,
             )
             self._record(folder, version)
-        return version
 
     def _folders(self) -> Iterator[Path]:
         """Every `<image>/<tag>`."""

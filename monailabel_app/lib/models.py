@@ -13,12 +13,10 @@ record that says more than this program knows is of a newer one: it stays where 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,8 @@ from filelock import FileLock
 from ftmtl.atomic import write_json
 
 from .files import copy_file, set_aside
+from .stamps import now
+from .stamps import sha256_of as sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -326,14 +326,3 @@ def _pointer(file: Path) -> dict[str, Any] | None:
         return pointer
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
-
-
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def now() -> str:
-    """The time in UTC, to the millisecond, as ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -20,7 +20,7 @@ from ftmtl.datasets.labels import LabelVersion, image_folder
 
 from .dicomweb import DicomWeb, PacsError, Unreachable
 from .files import set_aside
-from .models import now
+from .stamps import now
 
 logger = logging.getLogger(__name__)
 

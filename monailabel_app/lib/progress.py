@@ -14,7 +14,7 @@ import psutil
 from ftmtl.atomic import write_json
 from ftmtl.training.loop import Progress
 
-from .models import now
+from .stamps import now
 
 logger = logging.getLogger(__name__)
 LEAST_SECONDS = 0.5  # between two reports of progress

@@ -20,7 +20,7 @@ from ftmtl.canvas import EDITION
 from ftmtl.reading import DamagedReading, Reading
 
 from .bounded import BoundedFolder
-from .models import sha256_of
+from .stamps import sha256_of
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,8 @@ from .background import Job, Steps
 from .datastore import MammogramStore
 from .files import set_aside
 from .infer import FindMasses, listed
-from .models import ModelRegistry, ModelVersion, now
+from .models import ModelRegistry, ModelVersion
+from .stamps import now
 
 FPI = ("0.3", "1", "3.67")
 THRESHOLDS = [round(0.05 * step, 2) for step in range(1, 20)]

@@ -127,7 +127,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Serving:
-    """The table that answers now; `reason` says so where it is not that of the model in service."""
+    """The table that answers now; `older` where it is not yet that of the model in service."""
 
     table: Table
     older: bool

@@ -32,14 +32,14 @@ def find_token(file: Path | None, workspace: Path, *, needed: bool) -> tuple[str
     it is made once, readable by the server's user alone. Raises UnusableToken.
     """
     if file is not None:
-        return _usable(file.read_text(encoding="utf-8"), str(file)), False
+        return _usable(file.read_text("utf-8", errors="replace"), str(file)), False
     if given := os.environ.get(TOKEN_VARIABLE):
         return _usable(given, f"the environment's {TOKEN_VARIABLE}"), False
     if not needed:
         return None, False
     kept = workspace / "token"
     if kept.exists():
-        return _usable(kept.read_text(encoding="utf-8"), str(kept)), False
+        return _usable(kept.read_text("utf-8", errors="replace"), str(kept)), False
     token = secrets.token_urlsafe(32)
     workspace.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
