@@ -100,7 +100,7 @@ def verdict(
     error = float(change.std(ddof=1)) if len(change) > 1 else 0.0
     low, high = np.percentile(change, [2.5, 97.5]) if len(change) else (0.0, 0.0)
     word = "worse" if after < before - error else "better" if after > before else "not worse"
-    outlines = _outlines(*judged, weights)
+    outlines = _outlines(judged[0], judged[1], weights)
     if outlines is not None and outlines.spoilt:
         word = "worse"
     return Verdict(
