@@ -21,6 +21,8 @@ from pydicom.dataset import Dataset
 from ftmtl.display import Display, stretch
 from ftmtl.formats import Content, Refused, dicom, raster, volume
 
+HEADER_EDITION = 1  # counts up when a header tells other facts: whoever keeps them names it
+
 
 class UnreadableMammogram(ValueError):
     """A file that is no readable mammogram; the message names it, the reason and the remedy."""

@@ -12,9 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftmtl.atomic import atomic_write
+from ftmtl.canvas import EDITION
 from ftmtl.veto import of_image
 
 MASK_SIDE = 28
+# Counts up when the same weights see something else in a film, as another canvas makes them do:
+# whoever keeps readings names it.
+READING_EDITION = f"{EDITION}.1"
 
 
 class DamagedReading(ValueError):

@@ -13,10 +13,9 @@ from fastapi import HTTPException
 from sklearn.metrics import cohen_kappa_score
 
 from ftmtl.active import FEATURES, FIGURES_EDITION, figures_of
-from ftmtl.canvas import EDITION
 from ftmtl.evaluation.agreement import agreement
 from ftmtl.evaluation.inputs import parse_predictions, parse_truth
-from ftmtl.reading import Candidate, Reading
+from ftmtl.reading import READING_EDITION, Candidate, Reading
 from monailabel_app.lib.background import Background, Busy, Job
 from monailabel_app.lib.files import clear_parts
 from monailabel_app.lib.models import ModelRegistry
@@ -96,6 +95,20 @@ def test_readings_are_bounded_and_the_unused_go_first(tmp_path: Path) -> None:
     assert again.get(OLD, names[-1]) is not None and again.get(NEW, names[-1]) is None
 
 
+def test_what_an_earlier_program_saw_is_not_what_this_one_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, tables = Readings(tmp_path / "readings"), Tables(tmp_path / "tables")
+    kept.put(OLD, IMAGE, reading())
+    fill(tables.current(OLD, "1"), "x")
+    tables.save()
+    assert kept.get(OLD, IMAGE) and len(Tables(tmp_path / "tables").current(OLD, "1")) == 1
+    for module in ("readings", "tables"):
+        monkeypatch.setattr(f"monailabel_app.lib.{module}.READING_EDITION", "later")
+    assert kept.get(OLD, IMAGE) is None
+    assert len(Tables(tmp_path / "tables").current(OLD, "1")) == 0
+
+
 def test_what_killed_writes_left_is_cleared_away_after_a_day(tmp_path: Path) -> None:
     old, new = tmp_path / "a" / "b" / ".x.npz.1.part", tmp_path / ".y.json.2.part"
     other = tmp_path / "a" / "z.part"
@@ -144,7 +157,7 @@ def test_a_table_is_kept_and_the_older_serves_until_the_new_is_filled(tmp_path: 
     fewer.current(NEW, "2")
     fewer.filled()
     assert not fewer.serving(NEW, "2").older
-    (tmp_path / f"{NEW[:16]}-{EDITION}-{FIGURES_EDITION}.npz").write_bytes(b"PK damaged")
+    (tmp_path / f"{NEW[:16]}-{READING_EDITION}-{FIGURES_EDITION}.npz").write_bytes(b"PK damaged")
     assert len(Tables(tmp_path).current(NEW, "2")) == 0
 
 

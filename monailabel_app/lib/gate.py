@@ -33,7 +33,8 @@ from ftmtl.predict import Predictor
 from ftmtl.predict_files import predict_records
 from ftmtl.weights_file import load_weights, save_weights
 
-from .models import PASSED, sha256_of
+from .models import PASSED
+from .stamps import sha256_of
 
 FPI = np.array([0.3, 1.0, 3.67])
 FEWEST_MASSES = 10

@@ -17,10 +17,10 @@ from typing import Any
 from fastapi import HTTPException
 from pydicom.dataset import Dataset
 
-from ftmtl import __version__
 from ftmtl.datasets.labels import info_of
 from ftmtl.findings import ImageInfo
 from ftmtl.mammogram import (
+    HEADER_EDITION,
     MammogramHeader,
     UnreadableMammogram,
     header_of,
@@ -73,7 +73,7 @@ class Images:
         self.catalogue = Catalogue(
             [main, Folder("uploads", uploads, self.describe)],
             workspace / "images.json",
-            stamp=f"{__version__} {sha256_of(workspace / 'patient.key')[:16]}",
+            stamp=f"{HEADER_EDITION} {sha256_of(workspace / 'patient.key')[:16]}",
         )
 
     def entry(self, image_id: Any) -> Entry:

@@ -25,8 +25,7 @@ from filelock import FileLock
 from ftmtl.atomic import write_json
 
 from .files import copy_file, set_aside
-from .stamps import now
-from .stamps import sha256_of as sha256_of
+from .stamps import now, sha256_of
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,7 @@ import threading
 from pathlib import Path
 
 from ftmtl.atomic import write_json
-from ftmtl.canvas import EDITION
-from ftmtl.reading import DamagedReading, Reading
+from ftmtl.reading import READING_EDITION, DamagedReading, Reading
 
 from .bounded import BoundedFolder
 from .stamps import sha256_of
@@ -63,8 +62,8 @@ class Readings:
         self._bounded.added(file)
 
     def _file(self, model: str, image: str) -> Path:
-        # Also by the canvas: the same weights see another picture after an update of the program.
-        return self._folder / f"{model[:16]}-{EDITION}" / f"{image}.npz"
+        # After an update of the program the same weights may see something else.
+        return self._folder / f"{model[:16]}-{READING_EDITION}" / f"{image}.npz"
 
 
 class Digests:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from ftmtl.active import FEATURES, FIGURES, FIGURES_EDITION, Figures, Work
 from ftmtl.atomic import atomic_write
-from ftmtl.canvas import EDITION
 from ftmtl.core_set import CoreSet
+from ftmtl.reading import READING_EDITION
 
 logger = logging.getLogger(__name__)
 
@@ -183,8 +183,8 @@ class Tables:
         return sorted(self._folder.glob("[!.]*.npz"), key=lambda file: file.stat().st_mtime_ns)
 
     def _file(self, model: str) -> Path:
-        # A new canvas begins a new table, and so do figures that mean something new.
-        return self._folder / f"{model[:16]}-{EDITION}-{FIGURES_EDITION}.npz"
+        # Readings of a new kind begin a new table, and so do figures that mean something new.
+        return self._folder / f"{model[:16]}-{READING_EDITION}-{FIGURES_EDITION}.npz"
 
     def _load(self, file: Path) -> Table | None:
         try:
