@@ -16,6 +16,7 @@ import pytest
 from MammoReviewLib.image_files import KEPT
 from panel_morning import Morning, quick_weights
 from panel_screen import Screen
+from PySide6.QtGui import QKeySequence
 from PySide6.QtTest import QTest
 
 Hold = Callable[[str], threading.Event]
@@ -120,6 +121,16 @@ def test_what_is_being_typed_stays_when_the_model_and_the_label_answer(
     assert screen.ui.imageComment.text() == "compare with 2024"
     screen.panel.session.close_case()
     assert screen.panel.session.drafts.find(case.image.id).state.comment == "compare with 2024"
+
+
+def test_escape_gives_the_keys_back_and_keeps_what_was_typed(screen: Screen) -> None:
+    screen.press("1")
+    name = screen.case.selected
+    screen.ui.findingComment.setFocus()
+    QTest.keyClicks(screen.ui.findingComment, "spiculated")
+    QTest.keySequence(screen.ui.findingComment, QKeySequence("Escape"))
+    assert screen.case.selected is None
+    assert screen.case.find(name).comment == "spiculated"
 
 
 def late_arrival(screen: Screen, hold: Hold) -> str:

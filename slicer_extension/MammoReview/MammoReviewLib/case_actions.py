@@ -190,6 +190,7 @@ class CaseActions:
             self._scene.stop_placing()
             self._ui.addButton.setChecked(False)
         elif self._case is not None:
+            self._comments.keep()
             self._case.select(None)
 
     def submit(self) -> bool:
