@@ -123,6 +123,25 @@ def test_what_is_being_typed_stays_when_the_model_and_the_label_answer(
     assert screen.panel.session.drafts.find(case.image.id).state.comment == "compare with 2024"
 
 
+def test_a_label_waits_for_the_models_word_on_its_boxes(screen: Screen, hold: Hold) -> None:
+    case, session, model = screen.case, screen.panel.session, hold("infer")
+    case.reject_all()
+    screen.panel.scene.box_placed.emit((300.0, 900.0, 200.0, 200.0))
+    added = case.selected
+    assert case.find(added).label == "malignant"
+    screen.press("S")
+    assert case.dirty and not session.sending.waiting, "its outline and its class would come after"
+    assert "still answering" in screen.said()
+    model.set()
+    screen.wait(lambda: case.find(added).scores is not None)
+    number = len(case.shown)
+    assert case.find(added).label == "benign"
+    assert screen.said() == f"The model takes finding {number} for benign. C changes its class."
+    screen.press("S")
+    screen.wait(lambda: case.based_on)
+    assert not case.dirty
+
+
 def test_escape_gives_the_keys_back_and_keeps_what_was_typed(screen: Screen) -> None:
     screen.press("1")
     name = screen.case.selected

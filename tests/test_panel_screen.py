@@ -106,7 +106,10 @@ def test_a_box_is_dragged_and_another_drawn_and_the_model_answers(
     assert case.find(first).bbox[2] == pytest.approx(1.3 * width, rel=0.2)
     screen.wait(lambda: case.find(first).segmentation is not None)
     screen.press("B")
-    assert screen.ui.addButton.isChecked()
+    assert screen.ui.addButton.isChecked() and "two opposite corners" in screen.said()
+    screen.press("Escape")
+    assert not screen.ui.addButton.isChecked() and screen.said() == ""
+    screen.press("B")
     rows, columns = np.array([0.45, 0.55]) * case.image.height, np.array([0.15, 0.25])
     for row, column in zip(rows, columns * case.image.width, strict=True):
         screen.core.view.click(*screen.at(column, row))

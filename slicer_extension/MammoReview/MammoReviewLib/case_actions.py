@@ -132,9 +132,11 @@ class CaseActions:
         """The next two clicks in the image are a box; pressed again, they are not."""
         self._ui.addButton.setChecked(self._case is not None and not self._scene.placing)
         if self._scene.placing:
-            self._scene.stop_placing()
+            self._give_up_box()
         elif self._case is not None:
             self._scene.place_box()
+            words = _("Click two opposite corners of the mass in the image; Escape gives it up.")
+            self._session.said.emit(words)
 
     def edit_mask(self) -> None:
         """Opens the Segment Editor on the selected finding; pressed again, takes its mask."""
@@ -187,8 +189,7 @@ class CaseActions:
     def escape(self) -> None:
         """Stops placing a box, else selects nothing."""
         if self._scene.placing:
-            self._scene.stop_placing()
-            self._ui.addButton.setChecked(False)
+            self._give_up_box()
         elif self._case is not None:
             self._comments.keep()
             self._case.select(None)
@@ -198,6 +199,10 @@ class CaseActions:
         self.take_up()
         case = self._case
         if case is None:
+            return False
+        if self._session.asking.is_under_way(case):
+            words = _("The model is still answering about a box: submit when it has, or cancel.")
+            self._session.said.emit(words)
             return False
         open_ones = case.undecided()
         if open_ones:
@@ -303,8 +308,13 @@ class CaseActions:
             if self._case.find(finding_id).segmentation is None:
                 self._session.ask_model(finding_id)
 
+    def _give_up_box(self) -> None:
+        self._scene.stop_placing()
+        self._placed(None)
+
     def _placed(self, box: Box | None) -> None:
         self._ui.addButton.setChecked(False)
+        self._session.said.emit("")  # how to draw one
         self._comments.keep()
         finding_id = None if self._case is None or box is None else self._case.add_box(box)
         if finding_id is not None:

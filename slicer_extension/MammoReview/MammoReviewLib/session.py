@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from . import failures
+from .asking import Asking
 from .case import Case
 from .client import Client
 from .connection import Connection
@@ -36,9 +37,9 @@ NOBODY = "reader"
 class Session:
     """Connection, work list, open case and outbox of one reader.
 
-    `connection`, `worklist`, `learning`, `ahead` (reading before anybody asks) and `sending` (the
-    outbox and its way to the server) are rooms of their own, with signals of their own. `case` is
-    the open case or None.
+    `connection`, `worklist`, `learning`, `ahead` (reading before anybody asks), `asking` (the model
+    about one box) and `sending` (the outbox and its way to the server) are rooms of their own.
+    `case` is the open case or None.
     `case_closes()`: the open case is about to go: what is still being typed or drawn belongs to it.
     `case_changed()`: another case is open, or none. `said(sentence)`: something to tell, e.g. a
     failure or a label that was sent. `opening(image_id or None)`: a case is being fetched.
@@ -62,6 +63,7 @@ class Session:
         self.connection = Connection(jobs)
         self.worklist = Worklist()
         self.sending = Sending(jobs, self.connection, self.said.emit)
+        self.asking = Asking(jobs, self.connection, self.said.emit)
         self.learning = Learning(jobs, self.connection, self.said.emit)
         self.ahead = ReadingAhead(jobs, self.connection, self.said.emit)
         self.drafts: Drafts | None = None
@@ -203,27 +205,9 @@ class Session:
             self.open(row.id)
 
     def ask_model(self, finding_id: str) -> None:
-        """Asks the model for a mask and a score of the finding's box; applies them when they come.
-
-        No step of the history: they belong to the drag or the new box that asked.
-        """
-        client, case = self.connection.client, self.case
-        if client is None or case is None:
-            return
-        box, key = case.find(finding_id).bbox, f"box {finding_id}"
-
-        def work(job: Job) -> Findings:
-            document = client.infer(case.image.id, boxes=[list(box)], stop=job)
-            return Findings.from_json(document)
-
-        def done(answer: Findings) -> None:
-            if not (same := case.is_read_by(answer.model)):
-                self.said.emit(_("Another model is in service by now: its mask, no scores."))
-            case.apply_answer(finding_id, box, answer.findings[0], scored=same)
-
-        self.jobs.cancel(key)
-        name = _("Asking the model about {id}").format(id=finding_id)
-        self.jobs.start(work, done, self._failed, name=name, key=key, case=self._token)
+        """Asks the model for a mask and a score of the finding's box; applied when they come."""
+        if self.case is not None:
+            self.asking.ask(self.case, finding_id, self._token, self._failed)
 
     def discard_edits(self) -> None:
         """Forgets the draft of the open case and opens it afresh."""
