@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from MammoReviewLib.failures import Failure
 from MammoReviewLib.image_files import KEPT
 from panel_morning import Morning, quick_weights
 from panel_screen import Screen
@@ -253,6 +254,24 @@ def test_a_case_opens_from_the_label_that_arrived_while_its_image_came(
     screen.wait(lambda: screen.case is not None)
     assert screen.case.based_on == arrived[-1]
     assert screen.case.labelled_by == "ann" and not screen.case.undecided()
+
+
+def test_a_label_is_handed_in_once_until_it_was_thrown_away(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(*_label: Any, **_more: Any) -> dict[str, Any]:
+        raise Failure("forbidden", "The server does not allow this.")
+
+    sending, button = screen.panel.session.sending, screen.ui.submitButton
+    monkeypatch.setattr(screen.panel.session.connection.client, "submit_label", forbid)
+    screen.case.no_mass()
+    screen.press("S")
+    screen.wait(lambda: sending.refused)
+    assert button.text() == "Submitted"
+    screen.press("S")
+    assert len(sending.refused) == 1 and not sending.waiting
+    sending.drop(sending.refused[0])
+    assert button.text() == "Submit" and button.isEnabled()
 
 
 def test_the_film_that_is_read_again_does_not_go_first(screen: Screen) -> None:

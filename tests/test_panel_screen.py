@@ -93,6 +93,13 @@ def test_findings_are_chosen_decided_and_taken_back_by_keys(
     morning.shot("decided")
 
 
+def test_a_key_that_is_held_decides_once(screen: Screen) -> None:
+    keys = dict(screen.panel.actions._shortcuts)
+    assert {key for key, shortcut in keys.items() if shortcut.autoRepeat()} == {
+        "[", "]", "Up", "Down"
+    }
+
+
 def test_a_box_is_dragged_and_another_drawn_and_the_model_answers(
     morning: Morning, screen: Screen
 ) -> None:
@@ -186,7 +193,13 @@ def test_submitting_asks_once_and_the_server_has_what_was_seen(
     assert len(screen.questions) == 2
     assert all("neither accepted nor rejected" in text for text in screen.questions)
     assert not case.dirty and {case.find(name).status for name in undecided} == {"rejected"}
-    assert screen.ui.submitButton.text() == "Submit changes"
+    assert screen.ui.submitButton.text() == "Submitted" and not screen.ui.submitButton.isEnabled()
+    screen.press("S")
+    assert not screen.panel.session.sending.waiting, "the same label again would be a version more"
+    assert "nothing changed" in screen.said()
+    screen.press("Ctrl+Z")
+    assert screen.ui.submitButton.text() == "Submit changes" and screen.ui.submitButton.isEnabled()
+    screen.press("Ctrl+Y")
     label = morning.server.get("/datastore/label", label=case.image.id, tag="final")
     file = morning.folder / "label.seg.nrrd"
     file.write_bytes(label.content)

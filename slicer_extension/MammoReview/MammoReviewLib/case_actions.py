@@ -16,6 +16,7 @@ from .session import Session
 
 STEP = 20  # of the threshold slider's thousand, for a key
 NUMBERS = range(1, 10)
+REPEATING = ("[", "]", "Down", "Up")  # a key that is held; held, others would decide unseen findings
 EDIT = "E"
 
 
@@ -88,6 +89,7 @@ class CaseActions:
         scene.clicked.connect(self._clicked)
         session.case_closes.connect(self.take_up)
         session.case_changed.connect(self._open)
+        session.sending.changed.connect(self._show)
         session.sending.arrived.connect(self._show)
         self._open()
 
@@ -98,6 +100,7 @@ class CaseActions:
         self.deafen()
         for key, action in self._keys:
             shortcut = qt.QShortcut(qt.QKeySequence(key), window)
+            shortcut.setAutoRepeat(key in REPEATING)
             shortcut.activated.connect(action)
             self._shortcuts.append((key, shortcut))
         self._show()
@@ -200,6 +203,9 @@ class CaseActions:
         case = self._case
         if case is None:
             return False
+        if self._session.is_handed_in:
+            self._session.said.emit(_("This label has been submitted, and nothing changed since."))
+            return False
         if self._session.asking.is_under_way(case):
             words = _("The model is still answering about a box: submit when it has, or cancel.")
             self._session.said.emit(words)
@@ -269,7 +275,7 @@ class CaseActions:
         ui.addButton.setChecked(self._scene.placing)
         for button in (ui.addButton, ui.noMassButton):
             button.setEnabled(case is not None and self._editing is None)
-        for button in (ui.hideButton, ui.fitButton, ui.windowButton, ui.submitButton):
+        for button in (ui.hideButton, ui.fitButton, ui.windowButton):
             button.setEnabled(case is not None)
         free = case is not None and self._editing is None
         undo, redo = ("", "") if case is None else (case.undo_name, case.redo_name)
@@ -284,7 +290,9 @@ class CaseActions:
         windows = [_("Window: {name}").format(name=w.name) for w in self._scene.windows]
         ui.windowButton.setText(windows[self._scene.window] if windows else _("Window"))
         words = _("Submit changes") if case is not None and case.based_on else _("Submit")
-        ui.submitButton.setText(words)
+        handed_in = self._session.is_handed_in
+        ui.submitButton.setText(_("Submitted") if handed_in else words)
+        ui.submitButton.setEnabled(case is not None and not handed_in)
         self._comments.show(case)
 
     def _with_selected(self, do: Callable[[Case, str], None]) -> None:

@@ -217,6 +217,17 @@ class Session:
             self.drafts.forget(case.image.id)
             self.open(case.image.id, reason=case.reason)
 
+    @property
+    def is_handed_in(self) -> bool:
+        """Whether the open case's label, as it is now, has arrived or lies in the outbox."""
+        case = self.case
+        if case is None or case.dirty or case.undecided():
+            return False
+        if case.follows is None:
+            return case.was_submitted
+        waiting = self.sending.latest(case.image.id)  # None after a person threw it away
+        return waiting is not None and waiting.id == case.follows
+
     def submit(self) -> bool:
         """Puts the open case into the outbox and sends it; ask about `case.undecided()` before.
 
