@@ -19,6 +19,7 @@ from panel_morning import Morning, quick_weights
 from panel_screen import Screen
 from PySide6.QtGui import QKeySequence
 from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QLabel
 
 Hold = Callable[[str], threading.Event]
 
@@ -256,6 +257,25 @@ def test_a_case_opens_from_the_label_that_arrived_while_its_image_came(
     assert screen.case.labelled_by == "ann" and not screen.case.undecided()
 
 
+def test_what_is_told_of_a_label_names_its_image_and_outlasts_the_next_ones_opening(
+    screen: Screen, hold: Hold
+) -> None:
+    session, one, coming = screen.panel.session, screen.case.image.id, another(screen)
+    label, image = hold("submit_label"), hold("download_image")
+    arrived = versions_that_arrive(screen)
+    screen.case.no_mass()
+    screen.press("S")
+    screen.panel.worklist.open(coming)
+    assert screen.said() == f"Opening {session.worklist.name(coming)} …"
+    label.set()
+    screen.wait(lambda: arrived)
+    image.set()
+    screen.wait(lambda: screen.case.image.id == coming)
+    name, row = session.worklist.name(one), session.worklist.find(one)
+    assert name == f"{row.title} of patient {row.patient_key[:8]}"
+    assert screen.said() == f"The label of {name} has arrived (version {arrived[0]})."
+
+
 def test_a_label_is_handed_in_once_until_it_was_thrown_away(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +288,10 @@ def test_a_label_is_handed_in_once_until_it_was_thrown_away(
     screen.press("S")
     screen.wait(lambda: sending.refused)
     assert button.text() == "Submitted"
+    told = f"{screen.panel.session.worklist.name(screen.case.image.id)}: The server does not allow"
+    outbox = screen.panel.connection.outbox
+    assert any(label.text().startswith(told) for label in outbox.findChildren(QLabel))
+    assert screen.said().startswith(told)
     screen.press("S")
     assert len(sending.refused) == 1 and not sending.waiting
     sending.drop(sending.refused[0])
@@ -303,7 +327,7 @@ def test_a_label_that_cannot_be_read_is_said(
 
     monkeypatch.setattr(session.connection.client, "download_label", damaged)
     session.open(image)
-    screen.wait(lambda: screen.said() not in ("", "Opening …"))
+    screen.wait(lambda: screen.said() and not screen.said().startswith("Opening"))
     assert screen.case is None
     assert "label" in screen.said()
 

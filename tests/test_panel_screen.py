@@ -289,7 +289,7 @@ def test_a_server_that_dies_takes_no_edit_with_it(morning: Morning, screen: Scre
     screen.press("S")
     screen.wait(lambda: screen.panel.session.connection.status == "lost")
     assert len(screen.panel.session.sending.waiting) == 1
-    assert "again" in screen.status()
+    assert "again" in screen.status() and "1 label(s) wait here" in screen.status()
     screen.press("1")
     screen.press("C")
     assert case.dirty, "reading goes on without a server"
@@ -319,7 +319,8 @@ def test_a_colleagues_newer_label_stands_until_the_reader_says_otherwise(
     screen.press("S")
     screen.wait(lambda: sending.refused)
     assert sending.refused[0].current == theirs
-    assert screen.said().startswith("bob submitted a label for this image after you opened it.")
+    image = screen.panel.session.worklist.name(case.image.id)
+    assert screen.said().startswith(f"{image}: bob submitted a label for this image after you")
     assert screen.ui.connectionArea.isVisible(), "where to decide is in sight"
     outbox = screen.panel.connection.outbox
     buttons = outbox.findChildren(type(screen.panel.connection.connect_button))

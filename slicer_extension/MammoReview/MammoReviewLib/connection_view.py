@@ -24,12 +24,18 @@ COLOURS = {
 }
 
 
+def waiting_words(count: int) -> str:
+    """That labels have not been sent yet."""
+    return _("{count} label(s) wait here to be sent.").format(count=count)
+
+
 class ConnectionView:
     """Address with history, token, reader's name, status, outbox. `widget` is to be laid out."""
 
     def __init__(self, session: Session, settings: Settings) -> None:
         self._session, self._settings = session, settings
         self._address = self._token = ""
+        self._outbox_shown: tuple[object, ...] = ()
         self._reader = str(settings.value(READER, "") or "")
         self.widget = qt.QWidget()
         form = qt.QFormLayout(self.widget)
@@ -75,6 +81,7 @@ class ConnectionView:
         self._list_addresses()
         session.connection.changed.connect(self._show_status)
         session.sending.changed.connect(self._show_outbox)
+        session.worklist.changed.connect(self._show_outbox)  # it names the images
         self._show_status()
         self._show_outbox()
 
@@ -124,28 +131,32 @@ class ConnectionView:
             field.setEnabled(not answered)
 
     def _show_outbox(self) -> None:
+        sending, elsewhere = self._session.sending, self._session.elsewhere
+        refused = tuple((p, sending.told(p.image_id, p.problem)) for p in sending.refused)
+        shown = (len(sending.waiting), refused, elsewhere)
+        if shown == self._outbox_shown:  # a button that is being pressed stays
+            return
+        self._outbox_shown = shown
         while self._outbox_rows.count():
             gone = self._outbox_rows.takeAt(0).widget()
             gone.hide()
             gone.deleteLater()
-        waiting = len(self._session.sending.waiting)
-        if waiting:
-            text = _("{count} label(s) wait here to be sent.").format(count=waiting)
-            self._outbox_rows.addWidget(qt.QLabel(text))
-        for parcel in self._session.sending.refused:
-            self._outbox_rows.addWidget(self._refused_row(parcel))
-        for sentence in self._session.elsewhere:
+        if sending.waiting:
+            self._outbox_rows.addWidget(qt.QLabel(waiting_words(len(sending.waiting))))
+        for parcel, problem in refused:
+            self._outbox_rows.addWidget(self._refused_row(parcel, problem))
+        for sentence in elsewhere:
             others = qt.QLabel(sentence)
             others.setWordWrap(True)
             self._outbox_rows.addWidget(others)
         self.outbox.setVisible(self._outbox_rows.count() > 0)
 
-    def _refused_row(self, parcel: Parcel) -> qt.QWidget:
+    def _refused_row(self, parcel: Parcel, problem: str) -> qt.QWidget:
         row = qt.QFrame()
         rows = qt.QVBoxLayout(row)
-        problem = qt.QLabel(parcel.problem)
-        problem.setWordWrap(True)
-        rows.addWidget(problem)
+        words = qt.QLabel(problem)
+        words.setWordWrap(True)
+        rows.addWidget(words)
         buttons = qt.QHBoxLayout()
         sending = self._session.sending
         if parcel.current is not None:

@@ -62,7 +62,7 @@ class Session:
         self.jobs = jobs
         self.connection = Connection(jobs)
         self.worklist = Worklist()
-        self.sending = Sending(jobs, self.connection, self.said.emit)
+        self.sending = Sending(jobs, self.connection, self.said.emit, self.worklist.name)
         self.asking = Asking(jobs, self.connection, self.said.emit)
         self.learning = Learning(jobs, self.connection, self.said.emit)
         self.ahead = ReadingAhead(jobs, self.connection, self.said.emit)

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from .findings import ImageInfo
+from .i18n import _
 from .signal import Signal
 
 SIDES, VIEWS = ("R", "L"), ("CC", "MLO")
@@ -34,6 +35,11 @@ class Row:
     def title(self) -> str:
         """Side and view, such as "L MLO"; the id where the file says neither."""
         return " ".join(filter(None, (self.laterality, self.view))) or self.id
+
+    @property
+    def patient(self) -> str:
+        """As much of the patient's key as people compare; empty where the file names nobody."""
+        return (self.patient_key or "")[:8]
 
     @property
     def image(self) -> ImageInfo:
@@ -95,6 +101,15 @@ class Worklist:
     def find(self, image_id: str | None) -> Row | None:
         """The row of an image, shown or not."""
         return next((row for row in self.rows if row.id == image_id), None)
+
+    def name(self, image_id: str) -> str:
+        """An image in a sentence: its view and patient; its id where it is not in the list."""
+        row = self.find(image_id)
+        if row is None or row.title == image_id:
+            return image_id
+        if not row.patient:
+            return f"{row.title} {image_id}"
+        return _("{view} of patient {patient}").format(view=row.title, patient=row.patient)
 
     def beside(self, step: int) -> Row | None:
         """The row `step` further (1) or back (−1) among those shown; None at the end.

@@ -259,5 +259,4 @@ def _cells(row: Row) -> tuple[str, ...]:
     state = states().get(row.state, row.state)
     malignancy = "" if row.malignancy is None else f"{100 * row.malignancy:.0f}"
     when = (row.time or "")[:16].replace("T", " ")
-    patient = (row.patient_key or "")[:8]
-    return row.title, state, row.annotator or "", when, malignancy, patient, row.id
+    return row.title, state, row.annotator or "", when, malignancy, row.patient, row.id
