@@ -164,6 +164,11 @@ def test_leaving_asks_and_each_answer_is_done(morning: Morning, screen: Screen) 
     leave(screen, second, "Keep as draft")
     screen.wait(lambda: screen.case.image.id == second)
     assert not screen.case.dirty
+    worklist = screen.panel.worklist
+    worklist.state.setCurrentText("not submitted or sent")
+    (row,) = screen.panel.session.worklist.shown
+    assert row.id == first and worklist.table.item(0, 2).text().endswith(", draft here")
+    worklist.state.setCurrentIndex(0)
     screen.press("0")
     assert screen.case.dirty
     leave(screen, first, "Discard")
@@ -289,6 +294,7 @@ def test_a_server_that_dies_takes_no_edit_with_it(morning: Morning, screen: Scre
     screen.press("S")
     screen.wait(lambda: screen.panel.session.connection.status == "lost")
     assert len(screen.panel.session.sending.waiting) == 1
+    assert state_of(screen, case.image.id) == "labelled, label not sent"
     assert "again" in screen.status() and "1 label(s) wait here" in screen.status()
     screen.press("1")
     screen.press("C")
@@ -298,6 +304,7 @@ def test_a_server_that_dies_takes_no_edit_with_it(morning: Morning, screen: Scre
     morning.server = morning.serve(port=port)
     screen.wait(lambda: not screen.panel.session.sending.waiting, 180)
     assert case.based_on == before + 1
+    assert state_of(screen, case.image.id) == "labelled"
 
 
 def test_a_colleagues_newer_label_stands_until_the_reader_says_otherwise(
@@ -351,6 +358,13 @@ def leave(screen: Screen, image_id: str, answer: str) -> None:
     """Opens another case from the list, and answers the question about unsaved edits."""
     screen.answer = answer
     screen.panel.worklist.open(image_id)
+
+
+def state_of(screen: Screen, image_id: str) -> str:
+    """As the list says it."""
+    ids = [row.id for row in screen.panel.session.worklist.shown]
+    text: str = screen.panel.worklist.table.item(ids.index(image_id), 2).text()
+    return text
 
 
 def middle(finding: Any) -> tuple[float, float]:

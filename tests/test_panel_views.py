@@ -220,14 +220,23 @@ def test_a_late_list_of_another_server_is_not_shown(panel, server, monkeypatch):
     assert panel.session.worklist.rows == ()
 
 
-def test_the_list_is_shown_filtered_and_walked(panel, server):
+@pytest.fixture
+def an_hour_east(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC-1")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_the_list_is_shown_filtered_and_walked(panel, server, an_hour_east):
     connect(panel, server)
     table = panel.worklist.table
     assert table.rowCount() == 4
     cells = [table.item(2, column).text() for column in range(7)]
-    assert cells == ["L MLO", "labelled", "bob", "2026-11-24 09:30", "83", "00aa00aa", "1.2.2"]
+    assert cells == ["L MLO", "00aa00aa", "labelled", "83", "bob", "2026-11-24 10:30", "1.2.2"]
     panel.session.worklist.mark_read("1.2.0", 0.4)
-    assert [table.item(0, column).text() for column in (1, 4)] == ["read by the model", "40"]
+    assert [table.item(0, column).text() for column in (2, 3)] == ["read by the model", "40"]
     assert "1 of 4 images are labelled" in panel.worklist.summary.text()
     assert "x.dcm: truncated" in panel.worklist.summary.toolTip()
     panel.shot(panel.worklist, "worklist")
@@ -238,8 +247,12 @@ def test_the_list_is_shown_filtered_and_walked(panel, server):
     assert table.rowCount() == 1
     panel.worklist.state.setCurrentIndex(0)
     panel.session.worklist.set_current("1.2.2")
+    marked = [r for r in range(4) if table.item(r, 0).background().style() != Qt.NoBrush]
+    first = table.visualItemRect(table.item(0, 0)).center()
+    QTest.mouseClick(table.viewport(), Qt.LeftButton, pos=first)
+    assert marked == [2] and table.selectedItems() == [], "a click marks no case that is not open"
     views = [b.text() for b in panel.worklist.views.findChildren(type(panel.worklist.next_button))]
-    assert views[-3:] == ["R MLO", "L CC", "L MLO"], "her other views, right before left"
+    assert views[-3:] == ["R MLO", "L CC", "L MLO ✓"], "her other views, right before left"
     click(panel.worklist.forth_button)
     panel.leave = False
     click(panel.worklist.back_button)

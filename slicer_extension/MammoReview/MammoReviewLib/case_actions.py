@@ -16,7 +16,7 @@ from .session import Session
 
 STEP = 20  # of the threshold slider's thousand, for a key
 NUMBERS = range(1, 10)
-REPEATING = ("[", "]", "Down", "Up")  # a key that is held; held, others would decide unseen findings
+REPEATING = ("[", "]", "Down", "Up")  # held, any other key would decide what nobody looked at
 EDIT = "E"
 
 

@@ -68,6 +68,12 @@ class Sending:
         return tuple(parcel for parcel in parcels if not parcel.problem)
 
     @property
+    def images(self) -> frozenset[str]:
+        """The images with a label that has not arrived, refused ones too."""
+        parcels = () if self._outbox is None else self._outbox.parcels
+        return frozenset(parcel.image_id for parcel in parcels)
+
+    @property
     def refused(self) -> tuple[Parcel, ...]:
         """Labels that the server refused; `problem` says why. See `try_again`, `drop`.
 

@@ -76,6 +76,7 @@ class Session:
         self.connection.established.connect(self._on_established)
         self.connection.changed.connect(self._on_connection)
         self.sending.arrived.connect(self._on_arrived)
+        self.sending.changed.connect(self._note_unsent)
         self.ahead.ended.connect(self.refresh)
 
     # The server
@@ -98,6 +99,7 @@ class Session:
             return
         self.elsewhere = waiting_elsewhere(self._folder, own)
         self.drafts = Drafts(own / "drafts")
+        self.drafts.changed.connect(self._note_unsent)
         self.sending.use(Outbox(own / "outbox"))
         self.connection.open(client)
 
@@ -197,12 +199,6 @@ class Session:
                 self.open(found["id"], reason=str(found.get("reason") or ""))
 
         self.jobs.start(work, done, self._failed, name=_("Asking what is next"), key=NEXT)
-
-    def open_beside(self, step: int) -> None:
-        """Opens the next (1) or previous (−1) case of the list as it is shown."""
-        row = self.worklist.beside(step)
-        if row is not None:
-            self.open(row.id)
 
     def ask_model(self, finding_id: str) -> None:
         """Asks the model for a mask and a score of the finding's box; applied when they come."""
@@ -309,6 +305,10 @@ class Session:
                 self.drafts.keep(self.case)
             except OSError as error:
                 self.said.emit(str(failures.of_disk(error)))
+
+    def _note_unsent(self) -> None:
+        if self.drafts is not None:
+            self.worklist.set_unsent(self.drafts.images(), self.sending.images)
 
     def _on_established(self) -> None:
         self.refresh()

@@ -134,7 +134,7 @@ class TrainingView:
             cells = (
                 str(version.get("version", "")),
                 str(version.get("origin") or ""),
-                str(version.get("time") or "")[:16].replace("T", " "),
+                training_words.local_time(str(version.get("time") or "")),
                 str(version.get("verdict") or ""),
                 "●" if version.get("in_service") else "",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from .i18n import _
@@ -64,6 +65,17 @@ def figures(verdict: dict[str, Any]) -> str:
     word = verdict.get("word", "")
     said = _("Before {before:.3f}, after {after:.3f} {on}: {word}.")
     return said.format(before=before, after=after, on=on, word=words.get(word, word))
+
+
+def local_time(time: str) -> str:
+    """A server's time, in UTC, as this computer's clock has it."""
+    try:
+        moment = datetime.fromisoformat(time.replace("Z", "+00:00"))
+    except ValueError:
+        return time
+    if moment.tzinfo is not None:
+        moment = moment.astimezone()
+    return f"{moment:%Y-%m-%d %H:%M}"
 
 
 def duration(seconds: float) -> str:

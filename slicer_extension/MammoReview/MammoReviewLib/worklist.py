@@ -11,6 +11,7 @@ from .i18n import _
 from .signal import Signal
 
 SIDES, VIEWS = ("R", "L"), ("CC", "MLO")
+UNSENT = "unsent"  # of the filter: what this reader has here that the server has not
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Worklist:
         self.rows: tuple[Row, ...] = ()
         self.left_out: tuple[dict[str, str], ...] = ()  # files that are not read: {file, reason}
         self.current: str | None = None  # the open case's id
+        self.drafts: frozenset[str] = frozenset()  # images with edits that were not submitted
+        self.labels: frozenset[str] = frozenset()  # images with a label that has not arrived
         self._state = self._text = ""
 
     def load(self, datastore: dict[str, Any]) -> None:
@@ -72,6 +75,12 @@ class Worklist:
         self.current = image_id
         self.changed.emit()
 
+    def set_unsent(self, drafts: frozenset[str], labels: frozenset[str]) -> None:
+        """What lies on this computer is another."""
+        if (drafts, labels) != (self.drafts, self.labels):
+            self.drafts, self.labels = drafts, labels
+            self.changed.emit()
+
     def mark_read(self, image_id: str, malignancy: float) -> None:
         """The model has read an image just now; the server's list will say so too."""
         self.rows = tuple(
@@ -85,7 +94,7 @@ class Worklist:
     def set_filter(self, *, state: str | None = None, text: str | None = None) -> None:
         """Shows only rows of that state, whose id, patient, side, view or reader has the text.
 
-        None leaves that part of the filter as it is.
+        The state may be `UNSENT` too. None leaves that part of the filter as it is.
         """
         self._state = self._state if state is None else state
         self._text = self._text if text is None else text.strip().lower()
@@ -137,7 +146,8 @@ class Worklist:
     def _passes(self, row: Row) -> bool:
         words = (row.id, row.patient_key, row.title, row.annotator)
         text = " ".join(filter(None, words)).lower()
-        return (not self._state or row.state == self._state) and self._text in text
+        states = ("", row.state, UNSENT if row.id in self.drafts | self.labels else "")
+        return self._state in states and self._text in text
 
 
 def _order(row: Row) -> tuple[int, int]:
