@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from panel_morning import SHOTS, Morning, quick_weights
-from panel_screen import Screen
+from panel_screen import APPLICATION, Screen
 
 from ftmtl.findings import Findings as ServerFindings
 from ftmtl.label_file import read_label_file
@@ -53,7 +53,9 @@ def test_connecting_shows_the_list_and_next_opens_a_read_case(
     assert screen.case.threshold == pytest.approx(info.threshold)
     assert screen.ui.thresholdSlider.value() == round(1000 * info.threshold)
     assert "False positives an image: 1," in screen.ui.fpiLabel.text()
-    assert "meant in training" in screen.ui.meaningLabel.text()
+    about = screen.ui.meaningLabel.text()
+    assert about.startswith(f"Patient {screen.case.image.patient_key[:8]} · model 1 · research use")
+    assert "meant in training" in about
     assert screen.case.image.laterality in screen.ui.verdictLabel.text()
     pixels = screen.core.view.render()
     assert (pixels > 60).mean() > 0.1, "a breast is on the screen"
@@ -91,6 +93,23 @@ def test_findings_are_chosen_decided_and_taken_back_by_keys(
     screen.core.view.click(*screen.at(*middle(case.find(first))))
     assert case.selected is not None
     morning.shot("decided")
+
+
+def test_a_larger_font_cuts_no_word(screen: Screen) -> None:
+    font, table = APPLICATION.font(), screen.ui.findingsTable
+    larger = APPLICATION.font()
+    larger.setPointSizeF(1.6 * font.pointSizeF())
+    APPLICATION.setFont(larger)
+    try:
+        screen.press("]")
+        screen.press("[")
+        for column in range(table.columnCount() - 1):
+            needs = max(table.sizeHintForColumn(column),
+                        table.horizontalHeader().sectionSizeHint(column))
+            assert table.columnWidth(column) >= needs
+        assert screen.ui.verdictLabel.font().pointSizeF() > larger.pointSizeF()
+    finally:
+        APPLICATION.setFont(font)
 
 
 def test_a_key_that_is_held_decides_once(screen: Screen) -> None:

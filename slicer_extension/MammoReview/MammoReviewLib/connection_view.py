@@ -7,6 +7,7 @@ from functools import partial
 import qt
 
 from .i18n import _
+from .look import as_text
 from .outbox import Parcel
 from .ports import Settings
 from .session import Session
@@ -120,7 +121,7 @@ class ConnectionView:
         connection = self._session.connection
         status = connection.status
         self.status.setText(f"● {connection.sentence}")
-        self.status.setStyleSheet(f"color: {COLOURS[status]}; font-weight: bold")
+        self.status.setStyleSheet(f"color: {as_text(COLOURS[status])}; font-weight: bold")
         self.disconnect_button.setEnabled(status != "off")
         # Labels carry the name that was connected with: another reader connects anew. Until a
         # server has answered nothing is read under any, and a mistyped token can be mended.

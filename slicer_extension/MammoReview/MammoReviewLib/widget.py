@@ -15,7 +15,8 @@ from .connection_view import COLOURS as STATUS_COLOURS
 from .connection_view import ConnectionView, waiting_words
 from .i18n import _
 from .jobs import Jobs
-from .ports import Settings
+from .look import as_text
+from .ports import Ask, Settings
 from .scene import Scene
 from .scene_image import UnreadableImage
 from .scene_label_files import SlicerLabelFiles
@@ -142,7 +143,7 @@ class Panel:
 
     def _show_status(self) -> None:
         connection = self.session.connection
-        colour = STATUS_COLOURS[connection.status]
+        colour = as_text(STATUS_COLOURS[connection.status])
         self._ui.cancelButton.setVisible(connection.status == "busy")
         words, waiting = f"● {connection.sentence}", len(self.session.sending.waiting)
         if waiting and connection.status in ("lost", "off"):

@@ -39,8 +39,8 @@ class Row:
 
     @property
     def patient(self) -> str:
-        """As much of the patient's key as people compare; empty where the file names nobody."""
-        return (self.patient_key or "")[:8]
+        """As `ImageInfo.patient`."""
+        return self.image.patient
 
     @property
     def image(self) -> ImageInfo:

@@ -7,6 +7,7 @@ from typing import Callable
 import qt
 
 from .i18n import _
+from .look import row_height
 from .reading_ahead import Batch
 from .session import Session
 from .training_words import duration, local_time
@@ -98,7 +99,7 @@ class WorklistView:
         self.table.setWordWrap(False)
         self.table.horizontalHeader().setStretchLastSection(True)
         self.table.verticalHeader().setVisible(False)
-        self.table.verticalHeader().setDefaultSectionSize(24)
+        self.table.verticalHeader().setDefaultSectionSize(row_height())
         self.table.cellDoubleClicked.connect(lambda row, column: self.open(self._shown[row].id))
         rows.addWidget(self.table)
         self.summary = qt.QLabel()
@@ -256,6 +257,8 @@ class WorklistView:
             button = qt.QPushButton(f"{row.title} ✓" if row.state == "labelled" else row.title)
             button.setCheckable(True)
             button.setChecked(row.id == self._session.worklist.current)
+            if row.id == self._session.worklist.current:  # a dark theme hardly shows which is down
+                button.setStyleSheet("font-weight: bold;")
             button.setToolTip(states().get(row.state, row.state))
             button.clicked.connect(lambda *_, image_id=row.id: self._open_view(image_id))
             self._views.addWidget(button)
