@@ -11,6 +11,7 @@ from .case_view import SLIDER_STEPS, CaseView
 from .comment_fields import CommentFields
 from .i18n import _
 from .masks import Box
+from .ports import Ask
 from .scene import Scene
 from .session import Session
 
@@ -29,14 +30,6 @@ class MaskEditor(Protocol):
 
     def close(self) -> None:
         """Stops drawing."""
-        ...
-
-
-class Ask(Protocol):
-    """A question with answers to choose from."""
-
-    def __call__(self, text: str, answers: list[str]) -> int:
-        """The number of the answer; the last one is what closing the question means."""
         ...
 
 

@@ -9,7 +9,7 @@ import qt
 from .i18n import _
 from .look import as_text
 from .outbox import Parcel
-from .ports import Settings
+from .ports import Ask, Settings
 from .session import Session
 
 ADDRESSES, READER = "MammoReview/addresses", "MammoReview/reader"
@@ -33,8 +33,8 @@ def waiting_words(count: int) -> str:
 class ConnectionView:
     """Address with history, token, reader's name, status, outbox. `widget` is to be laid out."""
 
-    def __init__(self, session: Session, settings: Settings) -> None:
-        self._session, self._settings = session, settings
+    def __init__(self, session: Session, settings: Settings, ask: Ask) -> None:
+        self._session, self._settings, self._ask = session, settings, ask
         self._address = self._token = ""
         self._outbox_shown: tuple[object, ...] = ()
         self._reader = str(settings.value(READER, "") or "")
@@ -168,7 +168,7 @@ class ConnectionView:
         else:
             choices = [
                 (_("Try again"), partial(sending.try_again, parcel)),
-                (_("Throw away"), partial(sending.drop, parcel)),
+                (_("Throw away"), partial(self._throw_away, parcel, problem)),
             ]
         for text, action in choices:
             button = qt.QPushButton(text)
@@ -176,6 +176,11 @@ class ConnectionView:
             buttons.addWidget(button)
         rows.addLayout(buttons)
         return row
+
+    def _throw_away(self, parcel: Parcel, problem: str) -> None:
+        words = _("{problem}\n\nThis label is nowhere else. Throw it away?").format(problem=problem)
+        if self._ask(words, [_("Throw away"), _("Keep it")]) == 0:
+            self._session.sending.drop(parcel)
 
     def _keep_theirs(self, parcel: Parcel) -> None:
         self._session.sending.drop(parcel)

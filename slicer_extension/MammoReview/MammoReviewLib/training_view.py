@@ -25,7 +25,7 @@ class TrainingView:
         self._session, self._draw = session, draw
         self._versions: list[dict[str, Any]] = []
         self._scores: list[dict[str, Any]] | None = None
-        self._always = False
+        self._always = self._ran = False
         self._candidate = self._chosen = ""
         self.widget = qt.QWidget()
         rows = qt.QVBoxLayout(self.widget)
@@ -109,7 +109,11 @@ class TrainingView:
             self.bar.setValue(round(WHOLE * (share or 0)))
         self._say(self.progress, training_words.progress(training))
         self._say(self.losses, training_words.losses(training) if running else "")
-        self._say(self.result, training_words.result(training))
+        result = training_words.result(training)
+        self._say(self.result, result)
+        if self._ran and not running:  # told also where this part of the panel is folded
+            self._session.said.emit(result)
+        self._ran = running
         in_service = info.model_version
         waits = training.state == "done" and not training.published
         waits = waits and training.version not in (None, in_service, *info.refused)

@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import qt
 
-from .case_actions import Ask, CaseActions, MaskEditor
+from .case_actions import CaseActions, MaskEditor
 from .case_view import CaseView
 from .connection_view import COLOURS as STATUS_COLOURS
 from .connection_view import ConnectionView, waiting_words
@@ -69,7 +69,7 @@ class Panel:
         self.actions = CaseActions(
             ui, self.session, self.scene, self.view, around.editor, around.ask
         )
-        self.connection = ConnectionView(self.session, around.settings)
+        self.connection = ConnectionView(self.session, around.settings, around.ask)
         self.worklist = WorklistView(self.session, self.actions.may_leave)
         self.training = TrainingView(self.session, draw)
         for area, view in (
