@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from MammoReviewLib.failures import Failure
 from MammoReviewLib.image_files import KEPT
 from panel_morning import Morning, quick_weights
 from panel_screen import Screen
+from PySide6.QtGui import QKeySequence
 from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QLabel
 
 Hold = Callable[[str], threading.Event]
 
@@ -122,6 +125,35 @@ def test_what_is_being_typed_stays_when_the_model_and_the_label_answer(
     assert screen.panel.session.drafts.find(case.image.id).state.comment == "compare with 2024"
 
 
+def test_a_label_waits_for_the_models_word_on_its_boxes(screen: Screen, hold: Hold) -> None:
+    case, session, model = screen.case, screen.panel.session, hold("infer")
+    case.reject_all()
+    screen.panel.scene.box_placed.emit((300.0, 900.0, 200.0, 200.0))
+    added = case.selected
+    assert case.find(added).label == "malignant"
+    screen.press("S")
+    assert case.dirty and not session.sending.waiting, "its outline and its class would come after"
+    assert "still answering" in screen.said()
+    model.set()
+    screen.wait(lambda: case.find(added).scores is not None)
+    number = len(case.shown)
+    assert case.find(added).label == "benign"
+    assert screen.said() == f"The model takes finding {number} for benign. C changes its class."
+    screen.press("S")
+    screen.wait(lambda: case.based_on)
+    assert not case.dirty
+
+
+def test_escape_gives_the_keys_back_and_keeps_what_was_typed(screen: Screen) -> None:
+    screen.press("1")
+    name = screen.case.selected
+    screen.ui.findingComment.setFocus()
+    QTest.keyClicks(screen.ui.findingComment, "spiculated")
+    QTest.keySequence(screen.ui.findingComment, QKeySequence("Escape"))
+    assert screen.case.selected is None
+    assert screen.case.find(name).comment == "spiculated"
+
+
 def late_arrival(screen: Screen, hold: Hold) -> str:
     gate, coming = hold("download_image"), another(screen)
     screen.panel.worklist.open(coming)
@@ -225,6 +257,47 @@ def test_a_case_opens_from_the_label_that_arrived_while_its_image_came(
     assert screen.case.labelled_by == "ann" and not screen.case.undecided()
 
 
+def test_what_is_told_of_a_label_names_its_image_and_outlasts_the_next_ones_opening(
+    screen: Screen, hold: Hold
+) -> None:
+    session, one, coming = screen.panel.session, screen.case.image.id, another(screen)
+    label, image = hold("submit_label"), hold("download_image")
+    arrived = versions_that_arrive(screen)
+    screen.case.no_mass()
+    screen.press("S")
+    screen.panel.worklist.open(coming)
+    assert screen.said() == f"Opening {session.worklist.name(coming)} …"
+    label.set()
+    screen.wait(lambda: arrived)
+    image.set()
+    screen.wait(lambda: screen.case.image.id == coming)
+    name, row = session.worklist.name(one), session.worklist.find(one)
+    assert name == f"{row.title} of patient {row.patient_key[:8]}"
+    assert screen.said() == f"The label of {name} has arrived (version {arrived[0]})."
+
+
+def test_a_label_is_handed_in_once_until_it_was_thrown_away(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(*_label: Any, **_more: Any) -> dict[str, Any]:
+        raise Failure("forbidden", "The server does not allow this.")
+
+    sending, button = screen.panel.session.sending, screen.ui.submitButton
+    monkeypatch.setattr(screen.panel.session.connection.client, "submit_label", forbid)
+    screen.case.no_mass()
+    screen.press("S")
+    screen.wait(lambda: sending.refused)
+    assert button.text() == "Submitted"
+    told = f"{screen.panel.session.worklist.name(screen.case.image.id)}: The server does not allow"
+    outbox = screen.panel.connection.outbox
+    assert any(label.text().startswith(told) for label in outbox.findChildren(QLabel))
+    assert screen.said().startswith(told)
+    screen.press("S")
+    assert len(sending.refused) == 1 and not sending.waiting
+    sending.drop(sending.refused[0])
+    assert button.text() == "Submit" and button.isEnabled()
+
+
 def test_the_film_that_is_read_again_does_not_go_first(screen: Screen) -> None:
     one, files = screen.case.image.id, screen.panel.session._images
     (film,) = files.folder.iterdir()
@@ -254,7 +327,7 @@ def test_a_label_that_cannot_be_read_is_said(
 
     monkeypatch.setattr(session.connection.client, "download_label", damaged)
     session.open(image)
-    screen.wait(lambda: screen.said() not in ("", "Opening …"))
+    screen.wait(lambda: screen.said() and not screen.said().startswith("Opening"))
     assert screen.case is None
     assert "label" in screen.said()
 

@@ -344,7 +344,9 @@ def test_only_what_changed_is_drawn_anew(core: SlicerCore, scene: Scene, phantom
     scene.show((first, second), None)
     kept = lines("malignant")
     assert kept.GetNumberOfLines() == 4 + 6, "a box, and a square without its first pixel"
-    assert (captions("malignant"), captions("benign")) == (["1 malignant 83"], ["2 benign 83"])
+    assert (captions("malignant"), captions("benign")) == (["1 malignancy 83"], ["2 malignancy 83"])
+    scene.show((first, dataclasses.replace(second, status="accepted")), None)
+    assert captions("benign") == ["2 benign"], "with a number it would be read as 83 % benign"
     scene.show((first, dataclasses.replace(second, status="rejected")), "F2")
     assert lines("malignant") is kept
     assert lines("selected").GetNumberOfLines() == 6, "its box is the one with handles"

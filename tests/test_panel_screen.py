@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from panel_morning import SHOTS, Morning, quick_weights
-from panel_screen import Screen
+from panel_screen import APPLICATION, Screen
 
 from ftmtl.findings import Findings as ServerFindings
 from ftmtl.label_file import read_label_file
@@ -53,7 +53,9 @@ def test_connecting_shows_the_list_and_next_opens_a_read_case(
     assert screen.case.threshold == pytest.approx(info.threshold)
     assert screen.ui.thresholdSlider.value() == round(1000 * info.threshold)
     assert "False positives an image: 1," in screen.ui.fpiLabel.text()
-    assert "meant in training" in screen.ui.meaningLabel.text()
+    about = screen.ui.meaningLabel.text()
+    assert about.startswith(f"Patient {screen.case.image.patient_key[:8]} · model 1 · research use")
+    assert "meant in training" in about
     assert screen.case.image.laterality in screen.ui.verdictLabel.text()
     pixels = screen.core.view.render()
     assert (pixels > 60).mean() > 0.1, "a breast is on the screen"
@@ -93,6 +95,30 @@ def test_findings_are_chosen_decided_and_taken_back_by_keys(
     morning.shot("decided")
 
 
+def test_a_larger_font_cuts_no_word(screen: Screen) -> None:
+    font, table = APPLICATION.font(), screen.ui.findingsTable
+    larger = APPLICATION.font()
+    larger.setPointSizeF(1.6 * font.pointSizeF())
+    APPLICATION.setFont(larger)
+    try:
+        screen.press("]")
+        screen.press("[")
+        for column in range(table.columnCount() - 1):
+            needs = max(table.sizeHintForColumn(column),
+                        table.horizontalHeader().sectionSizeHint(column))
+            assert table.columnWidth(column) >= needs
+        assert screen.ui.verdictLabel.font().pointSizeF() > larger.pointSizeF()
+    finally:
+        APPLICATION.setFont(font)
+
+
+def test_a_key_that_is_held_decides_once(screen: Screen) -> None:
+    keys = dict(screen.panel.actions._shortcuts)
+    assert {key for key, shortcut in keys.items() if shortcut.autoRepeat()} == {
+        "[", "]", "Up", "Down"
+    }
+
+
 def test_a_box_is_dragged_and_another_drawn_and_the_model_answers(
     morning: Morning, screen: Screen
 ) -> None:
@@ -106,7 +132,10 @@ def test_a_box_is_dragged_and_another_drawn_and_the_model_answers(
     assert case.find(first).bbox[2] == pytest.approx(1.3 * width, rel=0.2)
     screen.wait(lambda: case.find(first).segmentation is not None)
     screen.press("B")
-    assert screen.ui.addButton.isChecked()
+    assert screen.ui.addButton.isChecked() and "two opposite corners" in screen.said()
+    screen.press("Escape")
+    assert not screen.ui.addButton.isChecked() and screen.said() == ""
+    screen.press("B")
     rows, columns = np.array([0.45, 0.55]) * case.image.height, np.array([0.15, 0.25])
     for row, column in zip(rows, columns * case.image.width, strict=True):
         screen.core.view.click(*screen.at(column, row))
@@ -154,6 +183,11 @@ def test_leaving_asks_and_each_answer_is_done(morning: Morning, screen: Screen) 
     leave(screen, second, "Keep as draft")
     screen.wait(lambda: screen.case.image.id == second)
     assert not screen.case.dirty
+    worklist = screen.panel.worklist
+    worklist.state.setCurrentText("not submitted or sent")
+    (row,) = screen.panel.session.worklist.shown
+    assert row.id == first and worklist.table.item(0, 2).text().endswith(", draft here")
+    worklist.state.setCurrentIndex(0)
     screen.press("0")
     assert screen.case.dirty
     leave(screen, first, "Discard")
@@ -183,7 +217,13 @@ def test_submitting_asks_once_and_the_server_has_what_was_seen(
     assert len(screen.questions) == 2
     assert all("neither accepted nor rejected" in text for text in screen.questions)
     assert not case.dirty and {case.find(name).status for name in undecided} == {"rejected"}
-    assert screen.ui.submitButton.text() == "Submit changes"
+    assert screen.ui.submitButton.text() == "Submitted" and not screen.ui.submitButton.isEnabled()
+    screen.press("S")
+    assert not screen.panel.session.sending.waiting, "the same label again would be a version more"
+    assert "nothing changed" in screen.said()
+    screen.press("Ctrl+Z")
+    assert screen.ui.submitButton.text() == "Submit changes" and screen.ui.submitButton.isEnabled()
+    screen.press("Ctrl+Y")
     label = morning.server.get("/datastore/label", label=case.image.id, tag="final")
     file = morning.folder / "label.seg.nrrd"
     file.write_bytes(label.content)
@@ -276,7 +316,8 @@ def test_a_server_that_dies_takes_no_edit_with_it(morning: Morning, screen: Scre
     screen.press("S")
     screen.wait(lambda: screen.panel.session.connection.status == "lost")
     assert len(screen.panel.session.sending.waiting) == 1
-    assert "again" in screen.status()
+    assert state_of(screen, case.image.id) == "labelled, label not sent"
+    assert "again" in screen.status() and "1 label(s) wait here" in screen.status()
     screen.press("1")
     screen.press("C")
     assert case.dirty, "reading goes on without a server"
@@ -285,6 +326,7 @@ def test_a_server_that_dies_takes_no_edit_with_it(morning: Morning, screen: Scre
     morning.server = morning.serve(port=port)
     screen.wait(lambda: not screen.panel.session.sending.waiting, 180)
     assert case.based_on == before + 1
+    assert state_of(screen, case.image.id) == "labelled"
 
 
 def test_a_colleagues_newer_label_stands_until_the_reader_says_otherwise(
@@ -306,7 +348,8 @@ def test_a_colleagues_newer_label_stands_until_the_reader_says_otherwise(
     screen.press("S")
     screen.wait(lambda: sending.refused)
     assert sending.refused[0].current == theirs
-    assert screen.said().startswith("bob submitted a label for this image after you opened it.")
+    image = screen.panel.session.worklist.name(case.image.id)
+    assert screen.said().startswith(f"{image}: bob submitted a label for this image after you")
     assert screen.ui.connectionArea.isVisible(), "where to decide is in sight"
     outbox = screen.panel.connection.outbox
     buttons = outbox.findChildren(type(screen.panel.connection.connect_button))
@@ -339,6 +382,13 @@ def leave(screen: Screen, image_id: str, answer: str) -> None:
     """Opens another case from the list, and answers the question about unsaved edits."""
     screen.answer = answer
     screen.panel.worklist.open(image_id)
+
+
+def state_of(screen: Screen, image_id: str) -> str:
+    """As the list says it."""
+    ids = [row.id for row in screen.panel.session.worklist.shown]
+    text: str = screen.panel.worklist.table.item(ids.index(image_id), 2).text()
+    return text
 
 
 def middle(finding: Any) -> tuple[float, float]:

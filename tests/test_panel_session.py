@@ -178,7 +178,7 @@ def test_another_case_is_opened_while_the_model_is_asked(server: Server, readers
     assert ann.session.case.image.id == two and case.state == before
     ann.session.open("no such image")
     assert "no such image" in ann.said[-1] and ann.session.case.image.id == two
-    ann.session.open_beside(1)
+    ann.session.open(ann.session.worklist.beside(1).id)
     ann.wait(lambda: ann.session.case.image.id != two)
 
 

@@ -14,6 +14,7 @@ from panel_parts import ServerLabelFiles
 from panel_qt import QtTimer, application
 from PIL import Image
 from PySide6.QtCore import QSettings, Qt
+from PySide6.QtGui import QColor, QPalette
 from PySide6.QtTest import QTest
 
 SHOTS = os.environ.get("PANEL_SHOTS")
@@ -91,12 +92,17 @@ class Panel:
         self.leave = True
         self.opened: list[str] = []
         self.session.open = lambda image_id, reason="": self.opened.append(image_id)
-        self.connection = ConnectionView(self.session, self.settings)
+        self.answer, self.questions = 1, []
+        self.connection = ConnectionView(self.session, self.settings, self.ask)
         self.worklist = WorklistView(self.session, lambda: self.leave)
         self.training = TrainingView(self.session, score_plot.draw)
         for view in (self.connection, self.worklist, self.training):
             view.widget.resize(520, view.widget.sizeHint().height())
             view.widget.show()
+
+    def ask(self, text: str, answers: list[str]) -> int:
+        self.questions.append(text)
+        return self.answer
 
     def wait(self, until) -> None:
         end = time.monotonic() + 60
@@ -187,6 +193,39 @@ def test_a_conflict_offers_two_ways_out(panel, server, tmp_path):
     assert panel.opened == ["1.2.0"] and not outbox.parcels
 
 
+def test_a_refused_label_is_thrown_away_only_when_asked_again(panel, server):
+    connect(panel, server)
+    outbox = panel.session.sending._outbox
+    outbox.refuse(outbox.put("1.2.2", Path.touch, based_on=0), "The server does not allow this.")
+    kind = type(panel.connection.connect_button)
+    (away,) = (b for b in panel.connection.outbox.findChildren(kind) if b.text() == "Throw away")
+    click(away)
+    assert outbox.refused and "L MLO of patient 00aa00aa: The server" in panel.questions[0]
+    panel.answer = 0
+    click(away)
+    assert not outbox.parcels
+
+
+def test_words_can_be_read_in_a_light_and_in_a_dark_theme(panel):
+    from MammoReviewLib import case_words, connection_view
+    from MammoReviewLib.look import as_text, contrast
+
+    colours = {*case_words.COLOURS.values(), case_words.REJECTED_COLOUR}
+    colours |= {*connection_view.COLOURS.values()}
+    light = panel.app.palette()
+    try:
+        for ground in ("#ffffff", "#efefef", "#323232", "#000000"):
+            panel.app.setPalette(QPalette(QColor(ground)))
+            palette = panel.app.palette()
+            for colour in colours:
+                words = as_text(colour)
+                for role in (palette.window(), palette.base(), palette.alternateBase()):
+                    assert contrast(words, role.color().name()) >= 4.5, (colour, words, ground)
+    finally:
+        panel.app.setPalette(light)
+    assert as_text("#000000") == "#000000", "what can be read stays what it is"
+
+
 def test_labels_that_wait_under_another_name_are_told(panel, server):
     connect(panel, server)
     panel.session.sending._outbox.put("1.2.0", Path.touch, based_on=0)
@@ -220,14 +259,23 @@ def test_a_late_list_of_another_server_is_not_shown(panel, server, monkeypatch):
     assert panel.session.worklist.rows == ()
 
 
-def test_the_list_is_shown_filtered_and_walked(panel, server):
+@pytest.fixture
+def an_hour_east(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC-1")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_the_list_is_shown_filtered_and_walked(panel, server, an_hour_east):
     connect(panel, server)
     table = panel.worklist.table
     assert table.rowCount() == 4
     cells = [table.item(2, column).text() for column in range(7)]
-    assert cells == ["L MLO", "labelled", "bob", "2026-11-24 09:30", "83", "00aa00aa", "1.2.2"]
+    assert cells == ["L MLO", "00aa00aa", "labelled", "83", "bob", "2026-11-24 10:30", "1.2.2"]
     panel.session.worklist.mark_read("1.2.0", 0.4)
-    assert [table.item(0, column).text() for column in (1, 4)] == ["read by the model", "40"]
+    assert [table.item(0, column).text() for column in (2, 3)] == ["read by the model", "40"]
     assert "1 of 4 images are labelled" in panel.worklist.summary.text()
     assert "x.dcm: truncated" in panel.worklist.summary.toolTip()
     panel.shot(panel.worklist, "worklist")
@@ -245,8 +293,12 @@ def test_the_list_is_shown_filtered_and_walked(panel, server):
     assert table.rowCount() == 1
     panel.worklist.state.setCurrentIndex(0)
     panel.session.worklist.set_current("1.2.2")
+    marked = [r for r in range(4) if table.item(r, 0).background().style() != Qt.NoBrush]
+    first = table.visualItemRect(table.item(0, 0)).center()
+    QTest.mouseClick(table.viewport(), Qt.LeftButton, pos=first)
+    assert marked == [2] and table.selectedItems() == [], "a click marks no case that is not open"
     views = [b.text() for b in panel.worklist.views.findChildren(type(panel.worklist.next_button))]
-    assert views[-3:] == ["R MLO", "L CC", "L MLO"], "her other views, right before left"
+    assert views[-3:] == ["R MLO", "L CC", "L MLO ✓"], "her other views, right before left"
     click(panel.worklist.forth_button)
     panel.leave = False
     click(panel.worklist.back_button)
@@ -286,7 +338,8 @@ def test_reading_ahead_is_watched_stopped_and_hidden_where_there_is_none(panel, 
 
 def test_a_training_is_started_watched_stopped_and_judged(panel, server):
     connect(panel, server)
-    view = panel.training
+    view, said = panel.training, []
+    panel.session.said.connect(said.append)
     assert "pathology" in view.model.text() 
     click(view.start_button)
     panel.wait(lambda: "POST /train/ft_mtl_net" in server.asked)
@@ -309,6 +362,7 @@ def test_a_training_is_started_watched_stopped_and_judged(panel, server):
     server.model["versions"] += [version("2", verdict="not judged"), worse]
     panel.session.connection.check()
     panel.wait(lambda: view.versions.rowCount() == 3)
+    assert said == [view.result.text()], "told where the whole panel is looked at"
     assert "Before 0.610, after 0.420" in view.result.text()
     assert "worse than the model before" in view.result.text()
     assert "worse than version 1" in view.versions.item(2, 0).toolTip()

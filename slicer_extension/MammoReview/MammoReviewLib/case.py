@@ -55,6 +55,7 @@ class Case:
         self.labelled_by = labelled_by
         self.follows = follows  # the submission in the outbox that this began from
         self.threshold = threshold  # of the score (1 − background); see `set_threshold`
+        self.was_submitted = False  # at least once since it was opened
         self.selected: str | None = None
         self.opened, self.opened_comment = document, comment  # before any edit
         self._history = History(State(document.findings, comment))
@@ -260,7 +261,7 @@ class Case:
 
     def mark_submitted(self, state: State) -> None:
         """`state` was handed in; the case is dirty only if it has changed since."""
-        self._clean = state
+        self._clean, self.was_submitted = state, True
         self._tell()
 
     # Inside

@@ -10,11 +10,13 @@ from .comment_fields import CommentFields
 from .i18n import _
 from .keys import Keys
 from .masks import Box
+from .ports import Ask
 from .scene import Scene
 from .session import Session
 
 STEP = 20  # of the threshold slider's thousand, for a key
 NUMBERS = range(1, 10)
+REPEATING = ("[", "]", "Down", "Up")  # held, any other key would decide what nobody looked at
 EDIT = "E"
 
 
@@ -27,14 +29,6 @@ class MaskEditor(Protocol):
 
     def close(self) -> None:
         """Stops drawing."""
-        ...
-
-
-class Ask(Protocol):
-    """A question with answers to choose from."""
-
-    def __call__(self, text: str, answers: list[str]) -> int:
-        """The number of the answer; the last one is what closing the question means."""
         ...
 
 
@@ -79,7 +73,7 @@ class CaseActions:
         keys += [("[", lambda: self._slide(-STEP)), ("]", lambda: self._slide(STEP))]
         keys += [("Down", lambda: self._step(1)), ("Up", lambda: self._step(-1))]
         keys += [(str(n), lambda n=n: self._select(n)) for n in NUMBERS]
-        self._keys = Keys(keys)
+        self._keys = Keys(keys, repeating=REPEATING)
         for edit in (ui.findingComment, ui.imageComment):
             edit.returnPressed.connect(ui.findingsTable.setFocus)  # the keys act again
         scene.box_dragged.connect(self._dragged)
@@ -87,6 +81,7 @@ class CaseActions:
         scene.clicked.connect(self._clicked)
         session.case_closes.connect(self.take_up)
         session.case_changed.connect(self._open)
+        session.sending.changed.connect(self._show)
         session.sending.arrived.connect(self._show)
         self._open()
 
@@ -123,9 +118,11 @@ class CaseActions:
         """The next two clicks in the image are a box; pressed again, they are not."""
         self._ui.addButton.setChecked(self._case is not None and not self._scene.placing)
         if self._scene.placing:
-            self._scene.stop_placing()
+            self._give_up_box()
         elif self._case is not None:
             self._scene.place_box()
+            words = _("Click two opposite corners of the mass in the image; Escape gives it up.")
+            self._session.said.emit(words)
 
     def edit_mask(self) -> None:
         """Opens the Segment Editor on the selected finding; pressed again, takes its mask."""
@@ -178,9 +175,9 @@ class CaseActions:
     def escape(self) -> None:
         """Stops placing a box, else selects nothing."""
         if self._scene.placing:
-            self._scene.stop_placing()
-            self._ui.addButton.setChecked(False)
+            self._give_up_box()
         elif self._case is not None:
+            self._comments.keep()
             self._case.select(None)
 
     def submit(self) -> bool:
@@ -188,6 +185,13 @@ class CaseActions:
         self.take_up()
         case = self._case
         if case is None:
+            return False
+        if self._session.is_handed_in:
+            self._session.said.emit(_("This label has been submitted, and nothing changed since."))
+            return False
+        if self._session.asking.is_under_way(case):
+            words = _("The model is still answering about a box: submit when it has, or cancel.")
+            self._session.said.emit(words)
             return False
         open_ones = case.undecided()
         if open_ones:
@@ -254,7 +258,7 @@ class CaseActions:
         ui.addButton.setChecked(self._scene.placing)
         for button in (ui.addButton, ui.noMassButton):
             button.setEnabled(case is not None and self._editing is None)
-        for button in (ui.hideButton, ui.fitButton, ui.windowButton, ui.submitButton):
+        for button in (ui.hideButton, ui.fitButton, ui.windowButton):
             button.setEnabled(case is not None)
         free = case is not None and self._editing is None
         undo, redo = ("", "") if case is None else (case.undo_name, case.redo_name)
@@ -269,7 +273,9 @@ class CaseActions:
         windows = [_("Window: {name}").format(name=w.name) for w in self._scene.windows]
         ui.windowButton.setText(windows[self._scene.window] if windows else _("Window"))
         words = _("Submit changes") if case is not None and case.based_on else _("Submit")
-        ui.submitButton.setText(words)
+        handed_in = self._session.is_handed_in
+        ui.submitButton.setText(_("Submitted") if handed_in else words)
+        ui.submitButton.setEnabled(case is not None and not handed_in)
         self._comments.show(case)
 
     def _with_selected(self, do: Callable[[Case, str], None]) -> None:
@@ -293,8 +299,13 @@ class CaseActions:
             if self._case.find(finding_id).segmentation is None:
                 self._session.ask_model(finding_id)
 
+    def _give_up_box(self) -> None:
+        self._scene.stop_placing()
+        self._placed(None)
+
     def _placed(self, box: Box | None) -> None:
         self._ui.addButton.setChecked(False)
+        self._session.said.emit("")  # how to draw one
         self._comments.keep()
         finding_id = None if self._case is None or box is None else self._case.add_box(box)
         if finding_id is not None:

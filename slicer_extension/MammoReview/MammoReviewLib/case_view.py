@@ -13,11 +13,12 @@ from . import case_words
 from .case import Case
 from .findings import Finding
 from .i18n import _
+from .look import as_text, headline_size, row_height
 from .scene import Scene
 from .session import Session
 
 SLIDER_STEPS = 1000
-COLUMN_WIDTHS = (30, 84, 82, 108)
+HEADLINE = "font-size: {size}; font-weight: bold; {colour}"
 BAR = (
     "QProgressBar {{ border: 1px solid palette(mid); border-radius: 3px; }}"
     "QProgressBar::chunk {{ background-color: {colour}; border-radius: 2px; }}"
@@ -34,11 +35,10 @@ class CaseView:
         self._texts: dict[tuple[int, int], tuple[str, str]] = {}
         self._quiet = False
         header = ui.findingsTable.horizontalHeader()
-        for column, width in enumerate(COLUMN_WIDTHS):
-            header.resizeSection(column, width)
+        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         header.setStretchLastSection(True)
         ui.findingsTable.verticalHeader().setVisible(False)
-        ui.findingsTable.verticalHeader().setDefaultSectionSize(24)
+        ui.findingsTable.verticalHeader().setDefaultSectionSize(row_height())
         ui.findingsTable.currentCellChanged.connect(lambda row, *_: self._select_row(row))
         ui.thresholdSlider.valueChanged.connect(self._slide)
         session.case_changed.connect(self._open)
@@ -113,7 +113,7 @@ class CaseView:
             if not finding.stands:
                 colour = case_words.REJECTED_COLOUR
             for column, text in enumerate(case_words.cells(row + 1, finding, case.image)):
-                self._set_cell(row, column, text, colour if column in (0, 1) else "")
+                self._set_cell(row, column, text, as_text(colour) if column in (0, 1) else "")
         self._quiet = False
         self._mark_row()
 
@@ -132,7 +132,7 @@ class CaseView:
         ui, case = self._ui, self._case
         if case is None:
             ui.verdictLabel.setText(_("No case is open"))
-            ui.verdictLabel.setStyleSheet("font-size: 17px; font-weight: bold;")
+            ui.verdictLabel.setStyleSheet(HEADLINE.format(size=headline_size(), colour=""))
             ui.verdictBar.setValue(0)
             return
         verdict = case.verdict
@@ -140,7 +140,8 @@ class CaseView:
         line = case_words.verdict_line(verdict, case.image, self._rows)
         ui.verdictLabel.setText(line)
         ui.verdictLabel.setToolTip(_("How: {how}").format(how=verdict.how))
-        ui.verdictLabel.setStyleSheet(f"font-size: 17px; font-weight: bold; color: {colour};")
+        words = f"color: {as_text(colour)};"
+        ui.verdictLabel.setStyleSheet(HEADLINE.format(size=headline_size(), colour=words))
         ui.verdictBar.setValue(round(100 * verdict.malignancy))
         ui.verdictBar.setStyleSheet(BAR.format(colour=colour))
 
@@ -155,7 +156,7 @@ class CaseView:
         # Figures are of the model in service; another may have read the case.
         same = info is not None and case.is_read_by({"version": info.model_version})
         means = info.malignant_means if info is not None and same else ""
-        ui.meaningLabel.setText(case_words.meaning_line(means, model))
+        ui.meaningLabel.setText(case_words.about_line(case.image, means, model))
         if info is not None:
             ui.thresholdLabel.setText(f"{case.threshold:.2f}")
             known = info.false_positives(case.threshold) if same else None

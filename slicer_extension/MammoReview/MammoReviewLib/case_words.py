@@ -89,7 +89,7 @@ def verdict_colour(verdict: Verdict, shown: Iterable[Finding]) -> str:
 def false_positives_line(known: tuple[float, int | None] | None) -> str:
     """How often a proposal from this score on is wrong, and what that rests on."""
     if known is None:
-        return _("How many false positives that is an image has not been measured.")
+        return _("False positives an image: not measured from this score on")
     fpi, images = known
     if images is None:
         words = _("False positives an image: {fpi:.2g}, on the model's held-out images")
@@ -98,11 +98,14 @@ def false_positives_line(known: tuple[float, int | None] | None) -> str:
     return words.format(fpi=fpi, n=images)
 
 
-def meaning_line(malignant_means: str, model: dict[str, str] | None) -> str:
-    """What "malignant" meant when the model learned, and which model that is."""
-    made = _("Model {version}.").format(version=model["version"]) if model else ""
+def about_line(image: ImageInfo, malignant_means: str, model: dict[str, str] | None) -> str:
+    """Whose image it is, which model read it, and what "malignant" meant when that learned."""
+    parts = [_("Patient {patient}").format(patient=image.patient)] if image.patient else []
+    if model:
+        parts.append(_("model {version}").format(version=model["version"]))
+    line = " · ".join((*parts, _("research use only")))
+    line = line[:1].upper() + line[1:] + "."
     if malignant_means:
-        return _("“Malignant” meant in training: {means} {made}").format(
-            means=malignant_means.rstrip(".") + ".", made=made
-        )
-    return made
+        means = _("“Malignant” meant in training: {means}.")
+        line = f"{line} {means.format(means=malignant_means.rstrip('.'))}"
+    return line

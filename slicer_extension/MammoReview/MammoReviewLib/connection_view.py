@@ -7,8 +7,9 @@ from functools import partial
 import qt
 
 from .i18n import _
+from .look import as_text
 from .outbox import Parcel
-from .ports import Settings
+from .ports import Ask, Settings
 from .session import Session
 
 ADDRESSES, READER = "MammoReview/addresses", "MammoReview/reader"
@@ -24,12 +25,18 @@ COLOURS = {
 }
 
 
+def waiting_words(count: int) -> str:
+    """That labels have not been sent yet."""
+    return _("{count} label(s) wait here to be sent.").format(count=count)
+
+
 class ConnectionView:
     """Address with history, token, reader's name, status, outbox. `widget` is to be laid out."""
 
-    def __init__(self, session: Session, settings: Settings) -> None:
-        self._session, self._settings = session, settings
+    def __init__(self, session: Session, settings: Settings, ask: Ask) -> None:
+        self._session, self._settings, self._ask = session, settings, ask
         self._address = self._token = ""
+        self._outbox_shown: tuple[object, ...] = ()
         self._reader = str(settings.value(READER, "") or "")
         self.widget = qt.QWidget()
         form = qt.QFormLayout(self.widget)
@@ -75,6 +82,7 @@ class ConnectionView:
         self._list_addresses()
         session.connection.changed.connect(self._show_status)
         session.sending.changed.connect(self._show_outbox)
+        session.worklist.changed.connect(self._show_outbox)  # it names the images
         self._show_status()
         self._show_outbox()
 
@@ -113,7 +121,7 @@ class ConnectionView:
         connection = self._session.connection
         status = connection.status
         self.status.setText(f"● {connection.sentence}")
-        self.status.setStyleSheet(f"color: {COLOURS[status]}; font-weight: bold")
+        self.status.setStyleSheet(f"color: {as_text(COLOURS[status])}; font-weight: bold")
         self.disconnect_button.setEnabled(status != "off")
         # Labels carry the name that was connected with: another reader connects anew. Until a
         # server has answered nothing is read under any, and a mistyped token can be mended.
@@ -124,28 +132,32 @@ class ConnectionView:
             field.setEnabled(not answered)
 
     def _show_outbox(self) -> None:
+        sending, elsewhere = self._session.sending, self._session.elsewhere
+        refused = tuple((p, sending.told(p.image_id, p.problem)) for p in sending.refused)
+        shown = (len(sending.waiting), refused, elsewhere)
+        if shown == self._outbox_shown:  # a button that is being pressed stays
+            return
+        self._outbox_shown = shown
         while self._outbox_rows.count():
             gone = self._outbox_rows.takeAt(0).widget()
             gone.hide()
             gone.deleteLater()
-        waiting = len(self._session.sending.waiting)
-        if waiting:
-            text = _("{count} label(s) wait here to be sent.").format(count=waiting)
-            self._outbox_rows.addWidget(qt.QLabel(text))
-        for parcel in self._session.sending.refused:
-            self._outbox_rows.addWidget(self._refused_row(parcel))
-        for sentence in self._session.elsewhere:
+        if sending.waiting:
+            self._outbox_rows.addWidget(qt.QLabel(waiting_words(len(sending.waiting))))
+        for parcel, problem in refused:
+            self._outbox_rows.addWidget(self._refused_row(parcel, problem))
+        for sentence in elsewhere:
             others = qt.QLabel(sentence)
             others.setWordWrap(True)
             self._outbox_rows.addWidget(others)
         self.outbox.setVisible(self._outbox_rows.count() > 0)
 
-    def _refused_row(self, parcel: Parcel) -> qt.QWidget:
+    def _refused_row(self, parcel: Parcel, problem: str) -> qt.QWidget:
         row = qt.QFrame()
         rows = qt.QVBoxLayout(row)
-        problem = qt.QLabel(parcel.problem)
-        problem.setWordWrap(True)
-        rows.addWidget(problem)
+        words = qt.QLabel(problem)
+        words.setWordWrap(True)
+        rows.addWidget(words)
         buttons = qt.QHBoxLayout()
         sending = self._session.sending
         if parcel.current is not None:
@@ -156,7 +168,7 @@ class ConnectionView:
         else:
             choices = [
                 (_("Try again"), partial(sending.try_again, parcel)),
-                (_("Throw away"), partial(sending.drop, parcel)),
+                (_("Throw away"), partial(self._throw_away, parcel, problem)),
             ]
         for text, action in choices:
             button = qt.QPushButton(text)
@@ -164,6 +176,11 @@ class ConnectionView:
             buttons.addWidget(button)
         rows.addLayout(buttons)
         return row
+
+    def _throw_away(self, parcel: Parcel, problem: str) -> None:
+        words = _("{problem}\n\nThis label is nowhere else. Throw it away?").format(problem=problem)
+        if self._ask(words, [_("Throw away"), _("Keep it")]) == 0:
+            self._session.sending.drop(parcel)
 
     def _keep_theirs(self, parcel: Parcel) -> None:
         self._session.sending.drop(parcel)

@@ -13,6 +13,7 @@ from typing import Any
 from . import disk
 from .case import Case, State
 from .findings import Findings, InvalidFindings, verdict_of
+from .signal import Signal
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,17 @@ class Draft:
 
 
 class Drafts:
-    """The drafts of one reader at one server, in one folder: a file an image."""
+    """The drafts of one reader at one server, in one folder: a file an image.
+
+    `changed()`: other images have one than before.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.changed = Signal()
         self._folder = folder
         self._written: dict[str, State] = {}
+        documents = (disk.read_json(file) for file in folder.glob("*.json"))
+        self._images = {d["opened"]["image"]["id"] for d in documents if d and "opened" in d}
 
     def keep(self, case: Case) -> None:
         """Writes the case if it is dirty, forgets its draft if not. Raises OSError."""
@@ -53,6 +60,9 @@ class Drafts:
             }
             disk.write_json(self._file(image_id), document, through=False)
             self._written[image_id] = case.state
+            if image_id not in self._images:
+                self._images.add(image_id)
+                self.changed.emit()
 
     def arrived(self, image_id: str, parcel_id: str, version: int) -> None:
         """The server has the submission `parcel_id` as `version`: a draft that follows it is based
@@ -75,11 +85,13 @@ class Drafts:
         """The edits were submitted or discarded."""
         self._written.pop(image_id, None)
         disk.remove(self._file(image_id))
+        if image_id in self._images:
+            self._images.remove(image_id)
+            self.changed.emit()
 
     def images(self) -> frozenset[str]:
         """The ids of all images that have a draft."""
-        documents = (disk.read_json(file) for file in self._folder.glob("*.json"))
-        return frozenset(d["opened"]["image"]["id"] for d in documents if d and "opened" in d)
+        return frozenset(self._images)
 
     def _file(self, image_id: str) -> Path:
         return self._folder / f"{disk.name_for(image_id)}.json"

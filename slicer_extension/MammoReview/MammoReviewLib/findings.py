@@ -87,6 +87,11 @@ class ImageInfo:
     view: str | None = None
     patient_key: str | None = None
 
+    @property
+    def patient(self) -> str:
+        """As much of the patient's key as people compare; empty where the file names nobody."""
+        return (self.patient_key or "")[:8]
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -10,8 +10,11 @@ import qt
 class Keys:
     """Keys and what they do. Between `listen` and `deafen` they act wherever the window is."""
 
-    def __init__(self, keys: list[tuple[str, Callable[[], Any]]]) -> None:
-        self._keys = keys
+    def __init__(
+        self, keys: list[tuple[str, Callable[[], Any]]], *, repeating: tuple[str, ...] = ()
+    ) -> None:
+        """Those that are `repeating` act again and again while they are held."""
+        self._keys, self._repeating = keys, repeating
         self._shortcuts: list[tuple[str, Any]] = []
 
     def listen(self, window: Any) -> None:
@@ -19,6 +22,7 @@ class Keys:
         self.deafen()
         for key, action in self._keys:
             shortcut = qt.QShortcut(qt.QKeySequence(key), window)
+            shortcut.setAutoRepeat(key in self._repeating)
             shortcut.activated.connect(action)
             self._shortcuts.append((key, shortcut))
 

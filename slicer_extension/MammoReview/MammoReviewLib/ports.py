@@ -69,3 +69,11 @@ class Settings(Protocol):
     def setValue(self, key: str, value: Any) -> None:
         """Remembers it."""
         ...
+
+
+class Ask(Protocol):
+    """A question with answers to choose from."""
+
+    def __call__(self, text: str, answers: list[str]) -> int:
+        """The number of the answer; the last one is what closing the question means."""
+        ...

@@ -136,13 +136,17 @@ class Outlines:
 
 
 def caption(number: int, finding: Finding) -> str:
-    """What stands at a box: its number, class and score."""
+    """What stands at a box: its number; of a proposal how malignant, else what a person said.
+
+    A class with a number behind it would be read as the certainty of that class.
+    """
     if not finding.stands:
         return _("{n} rejected").format(n=number)
+    if finding.status == "proposed" and finding.malignancy is not None:
+        percent = f"{100 * finding.malignancy:.0f}"
+        return _("{n} malignancy {percent}").format(n=number, percent=percent)
     word = _("malignant") if finding.label == "malignant" else _("benign")
-    if finding.malignancy is None:
-        return f"{number} {word}"
-    return f"{number} {word} {100 * finding.malignancy:.0f}"
+    return f"{number} {word}"
 
 
 def _as_polydata(lines: list[Any], image: ImageInfo) -> Any:

@@ -38,10 +38,17 @@ class Sending:
     `changed()`: parcels came, went or were refused. `arrived(parcel id, image_id, version)`.
     """
 
-    def __init__(self, jobs: Jobs, connection: Connection, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        connection: Connection,
+        say: Callable[[str], None],
+        name: Callable[[str], str],
+    ) -> None:
+        """`name(image_id)`: the image in words; by the time of an answer another is looked at."""
         self.changed = Signal()
         self.arrived = Signal()
-        self._jobs, self._connection, self._say = jobs, connection, say
+        self._jobs, self._connection, self._say, self._name = jobs, connection, say, name
         self._outbox: Outbox | None = None
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._call_off: Callable[[], Any] = lambda: None
@@ -61,12 +68,22 @@ class Sending:
         return tuple(parcel for parcel in parcels if not parcel.problem)
 
     @property
+    def images(self) -> frozenset[str]:
+        """The images with a label that has not arrived, refused ones too."""
+        parcels = () if self._outbox is None else self._outbox.parcels
+        return frozenset(parcel.image_id for parcel in parcels)
+
+    @property
     def refused(self) -> tuple[Parcel, ...]:
         """Labels that the server refused; `problem` says why. See `try_again`, `drop`.
 
         Where `current` is set it is a conflict: that version of somebody else stands.
         """
         return () if self._outbox is None else self._outbox.refused
+
+    def told(self, image_id: str, problem: str) -> str:
+        """A refused label's problem, and which image it is about."""
+        return _("{image}: {problem}").format(image=self._name(image_id), problem=problem)
 
     def latest(self, image_id: str) -> Waiting | None:
         """An image's last label that has not arrived."""
@@ -105,7 +122,8 @@ class Sending:
             self._retry_seconds = FIRST_RETRY_SECONDS
             version = int(answer["version"])
             outbox.arrived(parcel, version)
-            self._say(_("The label has arrived (version {version}).").format(version=version))
+            words = _("The label of {image} has arrived (version {version}).")
+            self._say(words.format(image=self._name(image_id), version=version))
             self.arrived.emit(parcel.id, image_id, version)
             self.send()
 
@@ -115,7 +133,7 @@ class Sending:
             if not file.exists():  # another Slicer of this reader has sent it
                 self.send()
             elif error.passes:
-                self._wait(error)
+                self._wait(parcel, error)
             else:
                 self._refuse(parcel, error)
 
@@ -137,12 +155,12 @@ class Sending:
             self._outbox.discard(parcel)
             self.send()
 
-    def _wait(self, failure: Failure) -> None:
+    def _wait(self, parcel: Parcel, failure: Failure) -> None:
         waits = self._retry_seconds
         self._retry_seconds = min(2 * waits, LONGEST_RETRY_SECONDS)
         self._call_off = self._jobs.later(waits, self.send)
-        kept = _("{problem} The label is kept here and will be sent again.")
-        self._say(kept.format(problem=failure))
+        kept = _("{problem} The label of {image} is kept here and will be sent again.")
+        self._say(kept.format(problem=failure, image=self._name(parcel.image_id)))
         self._connection.check()
         self.changed.emit()
 
@@ -158,5 +176,5 @@ class Sending:
             ).format(whose=whose, version=detail.get("kept_as"))
         assert self._outbox is not None
         self._outbox.refuse(parcel, problem, current)
-        self._say(problem)
+        self._say(self.told(parcel.image_id, problem))
         self.send()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from . import failures
+from .asking import Asking
 from .case import Case
 from .client import Client
 from .connection import Connection
@@ -36,9 +37,9 @@ NOBODY = "reader"
 class Session:
     """Connection, work list, open case and outbox of one reader.
 
-    `connection`, `worklist`, `learning`, `ahead` (reading before anybody asks) and `sending` (the
-    outbox and its way to the server) are rooms of their own, with signals of their own. `case` is
-    the open case or None.
+    `connection`, `worklist`, `learning`, `ahead` (reading before anybody asks), `asking` (the model
+    about one box) and `sending` (the outbox and its way to the server) are rooms of their own.
+    `case` is the open case or None.
     `case_closes()`: the open case is about to go: what is still being typed or drawn belongs to it.
     `case_changed()`: another case is open, or none. `said(sentence)`: something to tell, e.g. a
     failure or a label that was sent. `opening(image_id or None)`: a case is being fetched.
@@ -61,7 +62,8 @@ class Session:
         self.jobs = jobs
         self.connection = Connection(jobs)
         self.worklist = Worklist()
-        self.sending = Sending(jobs, self.connection, self.said.emit)
+        self.sending = Sending(jobs, self.connection, self.said.emit, self.worklist.name)
+        self.asking = Asking(jobs, self.connection, self.said.emit)
         self.learning = Learning(jobs, self.connection, self.said.emit)
         self.ahead = ReadingAhead(jobs, self.connection, self.said.emit)
         self.drafts: Drafts | None = None
@@ -74,6 +76,7 @@ class Session:
         self.connection.established.connect(self._on_established)
         self.connection.changed.connect(self._on_connection)
         self.sending.arrived.connect(self._on_arrived)
+        self.sending.changed.connect(self._note_unsent)
         self.ahead.ended.connect(self.refresh)
 
     # The server
@@ -96,6 +99,7 @@ class Session:
             return
         self.elsewhere = waiting_elsewhere(self._folder, own)
         self.drafts = Drafts(own / "drafts")
+        self.drafts.changed.connect(self._note_unsent)
         self.sending.use(Outbox(own / "outbox"))
         self.connection.open(client)
 
@@ -196,34 +200,10 @@ class Session:
 
         self.jobs.start(work, done, self._failed, name=_("Asking what is next"), key=NEXT)
 
-    def open_beside(self, step: int) -> None:
-        """Opens the next (1) or previous (−1) case of the list as it is shown."""
-        row = self.worklist.beside(step)
-        if row is not None:
-            self.open(row.id)
-
     def ask_model(self, finding_id: str) -> None:
-        """Asks the model for a mask and a score of the finding's box; applies them when they come.
-
-        No step of the history: they belong to the drag or the new box that asked.
-        """
-        client, case = self.connection.client, self.case
-        if client is None or case is None:
-            return
-        box, key = case.find(finding_id).bbox, f"box {finding_id}"
-
-        def work(job: Job) -> Findings:
-            document = client.infer(case.image.id, boxes=[list(box)], stop=job)
-            return Findings.from_json(document)
-
-        def done(answer: Findings) -> None:
-            if not (same := case.is_read_by(answer.model)):
-                self.said.emit(_("Another model is in service by now: its mask, no scores."))
-            case.apply_answer(finding_id, box, answer.findings[0], scored=same)
-
-        self.jobs.cancel(key)
-        name = _("Asking the model about {id}").format(id=finding_id)
-        self.jobs.start(work, done, self._failed, name=name, key=key, case=self._token)
+        """Asks the model for a mask and a score of the finding's box; applied when they come."""
+        if self.case is not None:
+            self.asking.ask(self.case, finding_id, self._token, self._failed)
 
     def discard_edits(self) -> None:
         """Forgets the draft of the open case and opens it afresh."""
@@ -232,6 +212,17 @@ class Session:
             self.close_case()
             self.drafts.forget(case.image.id)
             self.open(case.image.id, reason=case.reason)
+
+    @property
+    def is_handed_in(self) -> bool:
+        """Whether the open case's label, as it is now, has arrived or lies in the outbox."""
+        case = self.case
+        if case is None or case.dirty or case.undecided():
+            return False
+        if case.follows is None:
+            return case.was_submitted
+        waiting = self.sending.latest(case.image.id)  # None after a person threw it away
+        return waiting is not None and waiting.id == case.follows
 
     def submit(self) -> bool:
         """Puts the open case into the outbox and sends it; ask about `case.undecided()` before.
@@ -314,6 +305,10 @@ class Session:
                 self.drafts.keep(self.case)
             except OSError as error:
                 self.said.emit(str(failures.of_disk(error)))
+
+    def _note_unsent(self) -> None:
+        if self.drafts is not None:
+            self.worklist.set_unsent(self.drafts.images(), self.sending.images)
 
     def _on_established(self) -> None:
         self.refresh()

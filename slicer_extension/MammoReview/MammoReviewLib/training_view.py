@@ -25,7 +25,7 @@ class TrainingView:
         self._session, self._draw = session, draw
         self._versions: list[dict[str, Any]] = []
         self._scores: list[dict[str, Any]] | None = None
-        self._always = False
+        self._always = self._ran = False
         self._candidate = self._chosen = ""
         self.widget = qt.QWidget()
         rows = qt.QVBoxLayout(self.widget)
@@ -109,7 +109,11 @@ class TrainingView:
             self.bar.setValue(round(WHOLE * (share or 0)))
         self._say(self.progress, training_words.progress(training))
         self._say(self.losses, training_words.losses(training) if running else "")
-        self._say(self.result, training_words.result(training))
+        result = training_words.result(training)
+        self._say(self.result, result)
+        if self._ran and not running:  # told also where this part of the panel is folded
+            self._session.said.emit(result)
+        self._ran = running
         in_service = info.model_version
         waits = training.state == "done" and not training.published
         waits = waits and training.version not in (None, in_service, *info.refused)
@@ -134,7 +138,7 @@ class TrainingView:
             cells = (
                 str(version.get("version", "")),
                 str(version.get("origin") or ""),
-                str(version.get("time") or "")[:16].replace("T", " "),
+                training_words.local_time(str(version.get("time") or "")),
                 str(version.get("verdict") or ""),
                 "●" if version.get("in_service") else "",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from .i18n import _
@@ -74,6 +75,17 @@ def _outlines(verdict: dict[str, Any]) -> str:
         return ""
     said = _("; outlines (Dice, {masses} drawn masses) {champion:.2f} and {candidate:.2f}")
     return said.format(**measured)
+
+
+def local_time(time: str) -> str:
+    """A server's time, in UTC, as this computer's clock has it."""
+    try:
+        moment = datetime.fromisoformat(time.replace("Z", "+00:00"))
+    except ValueError:
+        return time
+    if moment.tzinfo is not None:
+        moment = moment.astimezone()
+    return f"{moment:%Y-%m-%d %H:%M}"
 
 
 def duration(seconds: float) -> str:

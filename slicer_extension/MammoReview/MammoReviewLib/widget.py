@@ -9,13 +9,14 @@ from typing import Any, Callable
 
 import qt
 
-from .case_actions import Ask, CaseActions, MaskEditor
+from .case_actions import CaseActions, MaskEditor
 from .case_view import CaseView
 from .connection_view import COLOURS as STATUS_COLOURS
-from .connection_view import ConnectionView
+from .connection_view import ConnectionView, waiting_words
 from .i18n import _
 from .jobs import Jobs
-from .ports import Settings
+from .look import as_text
+from .ports import Ask, Settings
 from .scene import Scene
 from .scene_image import UnreadableImage
 from .scene_label_files import SlicerLabelFiles
@@ -60,6 +61,7 @@ class Panel:
 
     def __init__(self, ui: Any, around: Surroundings) -> None:
         self._ui, self._window = ui, around.window
+        self._said = self._opens = ""
         self.session = Session(Jobs(QtTimer()), SlicerLabelFiles(), around.folder)
         self.scene = around.make_scene()
         self.session.case_changed.connect(self._show_image)
@@ -67,7 +69,7 @@ class Panel:
         self.actions = CaseActions(
             ui, self.session, self.scene, self.view, around.editor, around.ask
         )
-        self.connection = ConnectionView(self.session, around.settings)
+        self.connection = ConnectionView(self.session, around.settings, around.ask)
         self.worklist = WorklistView(self.session, self.actions.may_leave)
         self.training = TrainingView(self.session, draw)
         for area, view in (
@@ -86,6 +88,7 @@ class Panel:
         self.session.connection.established.connect(self._connected)
         self.session.connection.changed.connect(self._show_status)
         self.session.sending.changed.connect(self._show_refused)
+        self.session.sending.changed.connect(self._show_status)
         self._show_status()
         self._say("")
 
@@ -131,8 +134,6 @@ class Panel:
             logging.exception("A mammogram could not be shown")
             self.session.close_case()
             self._say(_("This image cannot be shown: {reason}").format(reason=error))
-        else:
-            self._say("")
 
     def _connected(self) -> None:
         self._ui.connectionButton.setChecked(False)  # its line below goes on saying how things are
@@ -144,15 +145,24 @@ class Panel:
 
     def _show_status(self) -> None:
         connection = self.session.connection
-        colour = STATUS_COLOURS[connection.status]
+        colour = as_text(STATUS_COLOURS[connection.status])
         self._ui.cancelButton.setVisible(connection.status == "busy")
-        self._ui.statusLabel.setText(f"● {connection.sentence}")
+        words, waiting = f"● {connection.sentence}", len(self.session.sending.waiting)
+        if waiting and connection.status in ("lost", "off"):
+            words = f"{words} {waiting_words(waiting)}"
+        self._ui.statusLabel.setText(words)
         self._ui.statusLabel.setStyleSheet(f"color: {colour}; font-weight: bold; padding: 0 4px;")
 
     def _opening(self, image_id: str | None) -> None:
-        self._say("" if image_id is None else _("Opening …"))
+        if image_id is not None:
+            name = self.session.worklist.name(image_id)
+            self._opens = _("Opening {image} …").format(image=name)
+            self._say(self._opens)
+        elif self._said == self._opens:  # what was said since is still to be read
+            self._say("")
 
     def _say(self, sentence: str) -> None:
+        self._said = sentence
         self._ui.saidLabel.setText(sentence)
         self._ui.saidLabel.setVisible(bool(sentence))
 

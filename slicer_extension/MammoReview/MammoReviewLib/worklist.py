@@ -7,9 +7,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from .findings import ImageInfo
+from .i18n import _
 from .signal import Signal
 
 SIDES, VIEWS = ("R", "L"), ("CC", "MLO")
+UNSENT = "unsent"  # of the filter: what this reader has here that the server has not
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Row:
         return " ".join(filter(None, (self.laterality, self.view))) or self.id
 
     @property
+    def patient(self) -> str:
+        """As `ImageInfo.patient`."""
+        return self.image.patient
+
+    @property
     def image(self) -> ImageInfo:
         """The image as documents name it."""
         return ImageInfo(
@@ -52,6 +59,8 @@ class Worklist:
         self.rows: tuple[Row, ...] = ()
         self.left_out: tuple[dict[str, str], ...] = ()  # files that are not read: {file, reason}
         self.current: str | None = None  # the open case's id
+        self.drafts: frozenset[str] = frozenset()  # images with edits that were not submitted
+        self.labels: frozenset[str] = frozenset()  # images with a label that has not arrived
         self._state = self._text = ""
 
     def load(self, datastore: dict[str, Any]) -> None:
@@ -66,6 +75,12 @@ class Worklist:
         self.current = image_id
         self.changed.emit()
 
+    def set_unsent(self, drafts: frozenset[str], labels: frozenset[str]) -> None:
+        """What lies on this computer is another."""
+        if (drafts, labels) != (self.drafts, self.labels):
+            self.drafts, self.labels = drafts, labels
+            self.changed.emit()
+
     def mark_read(self, image_id: str, malignancy: float) -> None:
         """The model has read an image just now; the server's list will say so too."""
         self.rows = tuple(
@@ -79,7 +94,7 @@ class Worklist:
     def set_filter(self, *, state: str | None = None, text: str | None = None) -> None:
         """Shows only rows of that state, whose id, patient, side, view or reader has the text.
 
-        None leaves that part of the filter as it is.
+        The state may be `UNSENT` too. None leaves that part of the filter as it is.
         """
         self._state = self._state if state is None else state
         self._text = self._text if text is None else text.strip().lower()
@@ -95,6 +110,15 @@ class Worklist:
     def find(self, image_id: str | None) -> Row | None:
         """The row of an image, shown or not."""
         return next((row for row in self.rows if row.id == image_id), None)
+
+    def name(self, image_id: str) -> str:
+        """An image in a sentence: its view and patient; its id where it is not in the list."""
+        row = self.find(image_id)
+        if row is None or row.title == image_id:
+            return image_id
+        if not row.patient:
+            return f"{row.title} {image_id}"
+        return _("{view} of patient {patient}").format(view=row.title, patient=row.patient)
 
     def beside(self, step: int) -> Row | None:
         """The next row (1) or the one before (−1) among those shown; None at the end.
@@ -120,7 +144,8 @@ class Worklist:
     def _passes(self, row: Row) -> bool:
         words = (row.id, row.patient_key, row.title, row.annotator)
         text = " ".join(filter(None, words)).lower()
-        return (not self._state or row.state == self._state) and self._text in text
+        states = ("", row.state, UNSENT if row.id in self.drafts | self.labels else "")
+        return self._state in states and self._text in text
 
 
 def _order(row: Row) -> tuple[int, int]:

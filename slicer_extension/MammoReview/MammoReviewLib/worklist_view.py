@@ -8,10 +8,11 @@ import qt
 
 from .i18n import _
 from .keys import Keys
+from .look import row_height
 from .reading_ahead import Batch
 from .session import Session
-from .training_words import duration
-from .worklist import Row
+from .training_words import duration, local_time
+from .worklist import UNSENT, Row
 
 SAME_PATIENT = "same_patient"
 
@@ -26,6 +27,10 @@ def states() -> dict[str, str]:
     }
 
 
+def _filters() -> dict[str, str]:
+    return {**states(), UNSENT: _("not submitted or sent")}
+
+
 class WorklistView:
     """Next, list, filter, back and forth, other views. `widget` is to be laid out, `keys` listen.
 
@@ -35,6 +40,8 @@ class WorklistView:
     def __init__(self, session: Session, may_leave: Callable[[], bool]) -> None:
         self._session, self._may_leave = session, may_leave
         self._shown: tuple[Row, ...] = ()
+        self._looks: list[tuple[bool, tuple[str, ...]]] = []  # of each: whether it is open, words
+        self._scrolled_to: str | None = None
         self._strategies: list[str] = []
         self._strategy = "first"
         self.widget = qt.QWidget()
@@ -71,7 +78,7 @@ class WorklistView:
         line = qt.QHBoxLayout()
         self.state = qt.QComboBox()
         self.state.addItem(_("all images"))
-        for text in states().values():
+        for text in _filters().values():
             self.state.addItem(text)
         self.state.currentTextChanged.connect(self._set_state)
         line.addWidget(self.state)
@@ -82,18 +89,21 @@ class WorklistView:
         rows.addLayout(line)
 
         self.table = qt.QTableWidget()
-        titles = [_("View"), _("State"), _("Reader"), _("When"), _("Malignancy"), _("Patient")]
+        titles = [_("View"), _("Patient"), _("State"), _("Malignancy"), _("Reader"), _("When")]
         titles.append(_("Image"))
         self.table.setColumnCount(len(titles))
         self.table.setHorizontalHeaderLabels(titles)
         self.table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        self.table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-        self.table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
+        tip = _("The model's word on the image, 0 to 100; a reader's is in the label")
+        self.table.horizontalHeaderItem(titles.index(_("Malignancy"))).setToolTip(tip)
+        # The marked row is the open case, always: a click alone must not mark another.
+        self.table.setSelectionMode(qt.QAbstractItemView.NoSelection)
         self.table.setToolTip(_("Double-click a case to open it"))
         self.table.setMinimumHeight(160)
         self.table.setWordWrap(False)
         self.table.horizontalHeader().setStretchLastSection(True)
         self.table.verticalHeader().setVisible(False)
+        self.table.verticalHeader().setDefaultSectionSize(row_height())
         self.table.cellDoubleClicked.connect(lambda row, column: self.open(self._shown[row].id))
         rows.addWidget(self.table)
         self.summary = qt.QLabel()
@@ -153,7 +163,7 @@ class WorklistView:
             self._strategy = text
 
     def _set_state(self, text: str) -> None:
-        names = {words: name for name, words in states().items()}
+        names = {words: name for name, words in _filters().items()}
         self._session.worklist.set_filter(state=names.get(text, ""))
 
     def _show_strategies(self) -> None:
@@ -174,22 +184,20 @@ class WorklistView:
 
     def _show_list(self) -> None:
         worklist = self._session.worklist
-        shown = worklist.shown
-        ids = [row.id for row in shown]
-        if shown != self._shown:
-            same_images = ids == [row.id for row in self._shown]
-            before = self._shown if same_images else (None,) * len(shown)
-            self._shown = shown
-            self.table.setRowCount(len(shown))
-            for number, (old, row) in enumerate(zip(before, shown)):
-                if row is not old and row != old:
-                    for column, text in enumerate(_cells(row)):
-                        self.table.setItem(number, column, qt.QTableWidgetItem(text))
+        self._shown = shown = worklist.shown
+        looks = [(row.id == worklist.current, self._cells(row)) for row in shown]
+        if looks != self._looks:
+            before = [*self._looks[: len(looks)], *[None] * (len(looks) - len(self._looks))]
+            self._looks = looks
+            self.table.setRowCount(len(looks))
+            for number, (old, look) in enumerate(zip(before, looks)):
+                if look != old:
+                    self._fill_row(number, *look)
             self.table.resizeColumnsToContents()
-        if worklist.current in ids:
-            self.table.selectRow(ids.index(worklist.current))
-        else:
-            self.table.clearSelection()
+        ids = [row.id for row in shown]
+        if worklist.current in ids and worklist.current != self._scrolled_to:
+            self.table.scrollToItem(self.table.item(ids.index(worklist.current), 0))
+        self._scrolled_to = worklist.current
         labelled = sum(row.state == "labelled" for row in worklist.rows)
         text = _("{labelled} of {total} images are labelled; {shown} are shown.").format(
             labelled=labelled, total=len(worklist.rows), shown=len(shown)
@@ -203,6 +211,25 @@ class WorklistView:
         self.back_button.setEnabled(worklist.beside(-1) is not None)
         self.forth_button.setEnabled(worklist.beside(1) is not None)
         self._show_views()
+
+    def _fill_row(self, number: int, is_open: bool, cells: tuple[str, ...]) -> None:
+        palette = qt.QApplication.palette()
+        for column, text in enumerate(cells):
+            item = qt.QTableWidgetItem(text)
+            if is_open:
+                item.setBackground(palette.highlight())
+                item.setForeground(palette.highlightedText())
+            self.table.setItem(number, column, item)
+
+    def _cells(self, row: Row) -> tuple[str, ...]:
+        worklist, state = self._session.worklist, states().get(row.state, row.state)
+        if row.id in worklist.drafts:
+            state = _("{state}, draft here").format(state=state)
+        elif row.id in worklist.labels:
+            state = _("{state}, label not sent").format(state=state)
+        malignancy = "" if row.malignancy is None else f"{100 * row.malignancy:.0f}"
+        when, reader = local_time(row.time or ""), row.annotator or ""
+        return row.title, row.patient, state, malignancy, reader, when, row.id
 
     def _show_ahead(self) -> None:
         ahead, connection = self._session.ahead, self._session.connection
@@ -231,9 +258,11 @@ class WorklistView:
             gone.deleteLater()
         views = self._session.worklist.views()
         for row in views:
-            button = qt.QPushButton(row.title)
+            button = qt.QPushButton(f"{row.title} ✓" if row.state == "labelled" else row.title)
             button.setCheckable(True)
             button.setChecked(row.id == self._session.worklist.current)
+            if row.id == self._session.worklist.current:  # a dark theme hardly shows which is down
+                button.setStyleSheet("font-weight: bold;")
             button.setToolTip(states().get(row.state, row.state))
             button.clicked.connect(lambda *_, image_id=row.id: self._open_view(image_id))
             self._views.addWidget(button)
@@ -257,11 +286,3 @@ def _ahead_words(batch: Batch) -> str:
         stopped = _("stopped after {done} of {total}")
         return stopped.format(done=batch.done, total=batch.total)
     return batch.reason or ""
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    state = states().get(row.state, row.state)
-    malignancy = "" if row.malignancy is None else f"{100 * row.malignancy:.0f}"
-    when = (row.time or "")[:16].replace("T", " ")
-    patient = (row.patient_key or "")[:8]
-    return row.title, state, row.annotator or "", when, malignancy, patient, row.id
