@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from panel_morning import SHOTS, Morning, quick_weights
 from panel_screen import APPLICATION, Screen
+from PySide6.QtCore import QPoint
 from PySide6.QtGui import QShortcut
 
 from ftmtl.findings import Findings as ServerFindings
@@ -94,6 +95,17 @@ def test_findings_are_chosen_decided_and_taken_back_by_keys(
     screen.core.view.click(*screen.at(*middle(case.find(first))))
     assert case.selected is not None
     morning.shot("decided")
+
+
+def test_no_button_moves_under_the_mouse_when_something_is_said(screen: Screen) -> None:
+    image = screen.panel.session.worklist.name(screen.case.image.id)
+    words = f"{image}: bob submitted a label for this image after you opened it."
+    places = []
+    for sentence in ("", words):
+        screen.panel.session.said.emit(sentence)
+        APPLICATION.processEvents()
+        places.append(screen.ui.rejectButton.mapTo(screen.window, QPoint(0, 0)))
+    assert places[0] == places[1]
 
 
 def test_a_larger_font_cuts_no_word(screen: Screen) -> None:

@@ -43,6 +43,11 @@ def row_height() -> int:
     return int(1.6 * qt.QFontMetrics(qt.QApplication.font()).height())
 
 
+def height_of_lines(count: int) -> int:
+    """The height of so many lines of words and a little air, in pixels."""
+    return count * int(qt.QFontMetrics(qt.QApplication.font()).lineSpacing()) + 8
+
+
 def contrast(one: str, other: str) -> float:
     """Of two colours, 1 to 21, as WCAG 2.1 defines it."""
     return _contrast(_rgb(one), _rgb(other))

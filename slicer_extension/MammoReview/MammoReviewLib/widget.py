@@ -15,7 +15,7 @@ from .connection_view import COLOURS as STATUS_COLOURS
 from .connection_view import ConnectionView, waiting_words
 from .i18n import _
 from .jobs import Jobs
-from .look import as_text
+from .look import as_text, height_of_lines
 from .ports import Ask, Settings
 from .scene import Scene
 from .scene_image import UnreadableImage
@@ -81,6 +81,8 @@ class Panel:
         for name in SECTIONS:
             button, area = getattr(ui, f"{name}Button"), getattr(ui, f"{name}Area")
             button.toggled.connect(lambda on, b=button, a=area: self._fold(b, a, on))
+        # Room for it is kept: no button moves under the mouse when something is said.
+        ui.saidLabel.setMinimumHeight(height_of_lines(2))
         ui.cancelButton.setToolTip(_("Gives up what the panel waits for"))
         ui.cancelButton.clicked.connect(lambda *_: self.session.cancel())
         self.session.said.connect(self._say)
@@ -164,7 +166,6 @@ class Panel:
     def _say(self, sentence: str) -> None:
         self._said = sentence
         self._ui.saidLabel.setText(sentence)
-        self._ui.saidLabel.setVisible(bool(sentence))
 
     def _fold(self, button: Any, area: Any, is_open: bool) -> None:
         area.setVisible(is_open)
