@@ -19,7 +19,7 @@ from fastapi import HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import DefaultLabelTag
-from monailabel.utils.async_tasks.utils import processes
+from monailabel.utils.async_tasks.utils import background_executors, processes
 from monailabel.utils.sessions import Sessions
 
 from ftmtl import __version__
@@ -38,6 +38,7 @@ from monailabel_app.lib.scoring import ScoreHistory, ScoreModel, is_due, score
 from monailabel_app.lib.strategies import Holds, strategies
 from monailabel_app.lib.train import LearnFromLabels
 from monailabel_app.lib.training_request import TrainingRequest
+from monailabel_app.lib.training_tasks import TrainingTasks
 from monailabel_app.server import log
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
             rests=self._trains,
             at_end=infer.save,
         )
+        self._training_tasks = TrainingTasks(self._trainers[MODEL].stats)
         self._software = _software()
         self._device = _describe(pick_device(self.device))
 
@@ -148,6 +150,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
     def on_init_complete(self) -> None:
         """Clears what an earlier server left and warms the model up."""
         super().on_init_complete()
+        background_executors["train"] = self._training_tasks
         for leftover in self.uploads.iterdir():
             age = time.time() - leftover.stat().st_mtime
             if age > LEFTOVER_SECONDS and leftover.name != "sessions":
@@ -164,6 +167,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         """What `/info/` says: models, training, labels, and what the server is made of."""
         device = {"asked_for": self.device, **self._device}
         info = {**super().info(), "software": self._software, "device": device}
+        info["train_stats"] = {MODEL: self._training_tasks.stats()}
         for model in info["models"].values():
             model["scores"] = self.history.shown()
         return info
@@ -237,7 +241,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
 
     def _trains(self) -> bool:
         # From the start of its process on, which is long before it says so itself.
-        return bool(processes("train")) or self._trainers[MODEL].stats().get("state") == "running"
+        return bool(processes("train")) or self._training_tasks.stats().get("state") == "running"
 
     def bring_back(self, model: str, version: str) -> dict[str, Any]:
         """Takes a version into service; 404 for one that is not there, 409 past the gate."""
@@ -263,7 +267,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
 
     def what_trains(self, model: str) -> str:
         """What a training that is running says of itself, in words."""
-        stats = self._trainers[model].stats()
+        stats = self._training_tasks.stats()
         if stats.get("state") != "running" or not stats.get("epoch"):
             return "A training has just been started"
         left = stats.get("seconds_left")

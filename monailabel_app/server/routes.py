@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -49,8 +50,8 @@ WITHHELD = {
     ("/datastore/dataset", "GET"),
     ("/train/", "POST"),
 }
-# Their replies tell of tasks and uploads, with the server's own paths.
-TELLING = (train, session)
+# Their replies tell of models, tasks and uploads, with the server's own paths.
+TELLING = (info, train, session)
 FOLDERS = re.compile(r"(?<![\w.:/])(?:/[^\s/:'\",]+)+/")  # of an absolute path
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 SESSION = re.compile(r"[0-9a-f-]{36}")
@@ -208,8 +209,10 @@ def _safe_name(name: str | None, mark: str, *, keep: bool) -> str:
 def _check_training(values: dict[str, Any]) -> None:
     if values.get("run_sync"):
         raise HTTPException(400, "A training runs in the background; run_sync is not offered")
-    instance = app_instance()
-    instance.check_training(values["model"], values.get("params") or {})
+    instance, settings = app_instance(), values.get("params") or {}
+    instance.check_training(values["model"], settings)
+    if not isinstance(settings.get("gpus") or "all", str):
+        raise HTTPException(400, 'gpus is "all" or a list of graphics cards such as "0,1"')
     if any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks("train")):
         # One teaches from all labels there are, so a queue of them would gain nothing.
         raise HTTPException(429, instance.what_trains(values["model"]))
@@ -227,10 +230,10 @@ def without_folders(reply: Any) -> Any:
     """A JSON reply whose absolute paths have become names: "/srv/app/x.py" -> "x.py"."""
     if isinstance(reply, str):
         return FOLDERS.sub("", reply)
-    if isinstance(reply, dict):
-        return {key: without_folders(value) for key, value in reply.items()}
-    if isinstance(reply, list | tuple) or type(reply).__name__ == "deque":
-        return [without_folders(value) for value in reply]
+    if isinstance(reply, dict):  # a task's grows meanwhile, and so does what it tells
+        return {key: without_folders(value) for key, value in reply.copy().items()}
+    if isinstance(reply, list | tuple | deque):
+        return [without_folders(value) for value in list(reply)]
     return reply
 
 
