@@ -20,7 +20,6 @@ from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.utils.async_tasks.utils import background_executors, processes
-from monailabel.utils.sessions import Sessions
 
 from ftmtl import __version__
 from ftmtl.device import pick_device
@@ -35,6 +34,7 @@ from monailabel_app.lib.infer import FindMasses, ImageFile, listed
 from monailabel_app.lib.models import MODEL, ModelRegistry, RefusedVersion, UnknownVersion
 from monailabel_app.lib.question import check_device
 from monailabel_app.lib.scoring import ScoreHistory, ScoreModel, is_due, score
+from monailabel_app.lib.sessions import Sessions
 from monailabel_app.lib.strategies import Holds, strategies
 from monailabel_app.lib.train import LearnFromLabels
 from monailabel_app.lib.training_request import TrainingRequest
@@ -323,7 +323,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
     def _load_sessions(self, load: bool = False) -> Sessions | None:
         folder = self.uploads / "sessions"
         folder.mkdir(exist_ok=True)
-        return Sessions(str(folder)) if load else None
+        return Sessions(folder) if load else None
 
 
 def _software() -> dict[str, str]:
