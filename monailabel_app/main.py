@@ -174,9 +174,8 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """The findings in one image; MONAI Label deletes the file after its reply."""
-        task = self._infers.get(request.get("model"))
-        if task is None:
-            raise HTTPException(404, f"There is no model {request.get('model')!r}, only {MODEL}")
+        self._need_model(request.get("model"))
+        task = self._infers[MODEL]
         store = datastore or self._datastore
         saves, tag = request.get("save_label") in (True, "true"), request.get("label_tag")
         if saves and tag not in (None, "", ORIGINAL):
@@ -196,7 +195,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The next image to read, without the server's path to it."""
         strategy = request.get("strategy")
-        task = self._strategies.get(strategy)
+        task = self._strategies.get(strategy) if isinstance(strategy, str) else None
         if task is None:
             names = ", ".join(self._strategies)
             raise HTTPException(404, f"There is no strategy {strategy!r}. Strategies: {names}")
@@ -302,7 +301,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         elif given or self.registry.current() is None:
             raise SystemExit(f"{weights}: there are no such weights. Train, or give others")
 
-    def _need_model(self, model: str) -> None:
+    def _need_model(self, model: Any) -> None:
         if model != MODEL:
             raise HTTPException(404, f"There is no model {model!r}, only {MODEL}")
 

@@ -279,7 +279,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
 
     def _image_of(self, label_id: Any) -> str:
         if isinstance(label_id, str) and self.catalogue.get(label_id) is None:
-            label_id = re.sub(r"@\d+$", "", label_id)
+            label_id = re.sub(r"@[0-9]{1,9}$", "", label_id)
         self.entry(label_id)
         return str(label_id)
 

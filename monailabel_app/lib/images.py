@@ -38,6 +38,8 @@ from .models import sha256_of
 from .pacs import Pacs
 from .refusals import NAME, disk
 
+LONGEST_NAME = 200  # bytes; file systems hold 255, and a suffix is to come
+
 
 class Images:
     """Mammograms below the folder `studies` or in a PACS, and in the workspace's `uploads`."""
@@ -114,6 +116,8 @@ class Images:
         name = (image_id or upload.name.split(".")[0]).lstrip(". ")
         if not name:
             raise HTTPException(400, "The image needs an id")
+        if len(name.encode()) > LONGEST_NAME:
+            raise HTTPException(400, f"An image id is at most {LONGEST_NAME} bytes long")
         uploads = self.catalogue.roots["uploads"]
         with tempfile.TemporaryDirectory(dir=self._working) as folder:
             # Read under the name that it will have, which is its id if it is no DICOM file.

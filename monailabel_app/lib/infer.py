@@ -308,10 +308,14 @@ def listed(store: MammogramStore, image_id: Any) -> ImageFile:
 def _write(findings: Findings, question: Question) -> str:
     with tempfile.NamedTemporaryFile(suffix=question.extension, delete=False) as stream:
         file = Path(stream.name)
-    if question.extension == LABEL_SUFFIX:
-        write_label_file(file, findings)
-    else:
-        _write_label_map(file, findings, compress=question.compress)
+    try:
+        if question.extension == LABEL_SUFFIX:
+            write_label_file(file, findings)
+        else:
+            _write_label_map(file, findings, compress=question.compress)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
     return str(file)
 
 

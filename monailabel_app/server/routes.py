@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import inspect
 import json
 import logging
@@ -21,6 +22,7 @@ from pathlib import PurePath
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from monailabel.endpoints import activelearning, datastore, infer, info, model, session, train
 from monailabel.interfaces.exception import MONAILabelException
@@ -101,6 +103,7 @@ def create_app(
     if token is not None:
         server.include_router(sign_in(token))
     server.add_exception_handler(MONAILabelException, _refused)
+    server.add_exception_handler(RequestValidationError, _misshapen)
     server.add_exception_handler(OSError, _disk_failed)
     server.add_exception_handler(Exception, _failed)
     # The last one added stands outermost.
@@ -149,7 +152,7 @@ def _off_the_loop(
             return without_folders(end.value) if telling else end.value
         except BaseException:
             # It deletes what was uploaded after its reply, which it will not come to.
-            for left in app_instance().uploads.rglob(f"*.{mark}*"):
+            for left in list(app_instance().uploads.rglob(f"*.{mark}*")):
                 left.unlink(missing_ok=True)
                 with suppress(OSError):  # a session's own folder, empty now
                     left.parent.rmdir()
@@ -188,8 +191,12 @@ def _checked(name: str, values: dict[str, Any], mark: str) -> dict[str, Any]:
             raise HTTPException(400, "Say which image: image, file or session_id")
         if session_id and app_instance().sessions().get_session(session_id) is None:
             raise HTTPException(404, "There is no such session; it may have expired")
+        if values.get("output") == infer.ResultType.dicom_seg:
+            raise HTTPException(400, "dicom_seg is not offered: submit the label with to_pacs")
     if name == "api_create_session" and (values.get("uncompress") or len(values["files"]) != 1):
         raise HTTPException(400, "A session is one mammogram; archives are not opened")
+    if name == "api_check_image" and values.get("check_sum"):
+        _check_sum(values["image"], values.pop("check_sum"))
     if name == "api_run_model":
         _check_training(values)
     return values
@@ -204,6 +211,17 @@ def _safe_name(name: str | None, mark: str, *, keep: bool) -> str:
     suffix = "".join(s for s in PurePath(given).suffixes[-2:] if SUFFIX.fullmatch(s))
     stem = given.removesuffix(suffix)[:100] if keep else "upload"
     return f"{stem or 'upload'}.{mark}{suffix}"
+
+
+def _check_sum(image: str, told: str) -> None:
+    """404 for another content. MONAI Label's own comparison finds no two sums alike."""
+    name, _, digest = told.rpartition(":")
+    algorithm = (name or "SHA256").lower()
+    if algorithm not in ("sha256", "sha512", "md5"):
+        raise HTTPException(400, "check_sum is SHA256:…, SHA512:… or MD5:…")
+    with open(app_instance().datastore().get_image_uri(image), "rb") as stream:
+        if hashlib.file_digest(stream, algorithm).hexdigest() != digest.lower():
+            raise HTTPException(404, "The image's content is another")
 
 
 def _check_training(values: dict[str, Any]) -> None:
@@ -239,6 +257,13 @@ def without_folders(reply: Any) -> Any:
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(getattr(error, "msg", error))}, status_code=400)
+
+
+async def _misshapen(request: Request, error: Exception) -> JSONResponse:
+    """Says it in one text, as everywhere, without what was sent, which no reply may hold."""
+    rows = error.errors() if isinstance(error, RequestValidationError) else []
+    told = (f"{' '.join(str(part) for part in row['loc'])}: {row['msg']}" for row in rows)
+    return JSONResponse({"detail": "; ".join(told)}, 422)
 
 
 async def _disk_failed(request: Request, error: Exception) -> JSONResponse:
