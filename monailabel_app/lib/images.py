@@ -94,6 +94,13 @@ class Images:
     def file(self, image_id: str) -> Path:
         """The path of an image; 404 where there is none, 502 or 503 where the PACS fails."""
         entry = self.entry(image_id)
+        path = self._fetched(entry)
+        if entry.changed and not entry.describes(path.stat()):
+            self.catalogue.refresh()
+            path = self._fetched(self.entry(image_id))
+        return path
+
+    def _fetched(self, entry: Entry) -> Path:
         try:
             with disk():
                 path = self.catalogue.fetch(entry)
@@ -102,7 +109,7 @@ class Images:
             raise HTTPException(status, f"{error}. Try again later") from error
         if not path.is_file():
             self.catalogue.refresh()
-            raise HTTPException(404, f"The file of image {image_id!r} has gone")
+            raise HTTPException(404, f"The file of image {entry.image_id!r} has gone")
         return path
 
     def take_in(self, image_id: str, upload: Path) -> str:
