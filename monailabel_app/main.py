@@ -136,7 +136,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
             lambda image: infer.state(image, held=self._holds.holds(image)),
             lambda image: infer.known(self._datastore, image),
         )
-        return dict(strategies(self._holds, infer.serving))
+        return dict(strategies(self._holds, infer.serving, infer.is_unreadable))
 
     def init_scoring_methods(self) -> dict[str, Any]:
         """How good the version in service is, by the labels of this server."""

@@ -145,7 +145,8 @@ def test_a_disagreement_that_is_known_is_not_lost(tmp_path: Path) -> None:
 def test_with_an_empty_table_the_first_image_is_given_and_that_is_said(tmp_path: Path) -> None:
     tables = Tables(tmp_path / "tables")
     holds = Holds(tmp_path / "holds.json")
-    known = strategies(holds, lambda: tables.serving(OLD, "1"))
+    damaged: set[str] = set()
+    known = strategies(holds, lambda: tables.serving(OLD, "1"), lambda store, x: x in damaged)
 
     class Store:  # two images, no label: what a strategy asks of the real one
         class labels:  # noqa: N801
@@ -163,6 +164,14 @@ def test_with_an_empty_table_the_first_image_is_given_and_that_is_said(tmp_path:
     reply = known["suspicious"]({"client_id": "ann"}, Store())  # type: ignore[arg-type]
     assert reply is not None and reply["id"] == "y"
     assert "1 more have not been read" in reply["reason"]
+    # What nobody can read comes last, whatever its figures were, or it would come for ever.
+    damaged.add("y")
+    for name in ("suspicious", "first", "random"):
+        reply = known[name]({"client_id": "ann"}, Store())  # type: ignore[arg-type]
+        assert reply is not None and reply["id"] == "x"
+    damaged.add("x")
+    reply = known["first"]({"client_id": "ann"}, Store())  # type: ignore[arg-type]
+    assert reply is not None and "could not be read" in reply["reason"]
 
 
 def test_holds_end_and_outlive_a_restart(tmp_path: Path) -> None:

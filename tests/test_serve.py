@@ -339,6 +339,28 @@ def test_a_check_sum_is_compared(server: Server, folder: Path) -> None:
         assert reply.status_code == status, check_sum
 
 
+def test_an_image_that_cannot_be_read_does_not_come_again_and_again(
+    server: Server, folder: Path
+) -> None:
+    damaged = "1.2.840.60"
+    file = write_dicom(folder / "0.dcm", damaged)
+    file.write_bytes(file.read_bytes()[:-9000])
+    place = file.rename(folder / "studies" / "0.dcm")
+
+    def following() -> Any:
+        return server.post("/activelearning/first", json={"client_id": "ann"}).json()["id"]
+
+    try:
+        for _ in range(20):  # until the list has noticed
+            if following() == damaged:
+                break
+            time.sleep(0.5)
+        assert server.post(f"{MODEL}?image={damaged}").status_code == 422
+        assert following() not in (damaged, None)
+    finally:
+        place.unlink()
+
+
 def test_after_all_that_it_reads_and_keeps_a_label(server: Server) -> None:
     assert server.post(f"{MODEL}?image={IMAGE}&output=json").status_code == 200
     assert server.post("/activelearning/first", json={}).json()["id"]
