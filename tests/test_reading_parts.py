@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import threading
 import time
@@ -192,6 +194,9 @@ def test_holds_end_and_outlive_a_restart(tmp_path: Path) -> None:
     short.take("ann", ["x"], first)
     time.sleep(0.02)
     assert short.take("bob", ["x"], first) is not None
+    # The clock was a day ahead: a hold of then would last a day.
+    file.write_text(json.dumps({"x": ["ann", time.time() + 86400 + 1800]}))
+    assert Holds(file).take("bob", ["x"], first) is not None
     file.write_text("[1]")
     assert Holds(file).images() == []
 
@@ -212,7 +217,7 @@ def test_jobs_wait_for_nobody_but_readers_and_idle_work_for_quiet() -> None:
 
     def broken():  # type: ignore[no-untyped-def]
         yield
-        raise RuntimeError("no disk")
+        raise OSError(errno.EROFS, "Read-only file system", "/srv/ftmtl/scores.json")
 
     background = Background(
         idle, quiet_for=lambda: quiet[0], rests=lambda: False, at_end=lambda: done.append("end")
@@ -228,7 +233,7 @@ def test_jobs_wait_for_nobody_but_readers_and_idle_work_for_quiet() -> None:
             break
         time.sleep(0.02)
     assert (job.status, job.done, job.result) == ("DONE", 3, "result")
-    assert (other.status, other.reason) == ("ERROR", "no disk")
+    assert (other.status, other.reason) == ("ERROR", "Read-only file system")
     assert not done  # somebody read a moment ago
     quiet[0] = 99.0
     for _ in range(200):

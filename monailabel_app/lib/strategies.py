@@ -33,6 +33,7 @@ HOLD_SECONDS = 30 * 60
 Choice = tuple[str, str]  # image id, reason
 # request, store, free images -> choice; None where there is nothing to choose
 Choose = Callable[[dict[str, Any], MammogramStore, list[str]], Choice | None]
+IsUnreadable = Callable[[MammogramStore, str], bool]
 
 
 class Holds:
@@ -77,8 +78,7 @@ class Holds:
 
     def holds(self, image: str) -> bool:
         """Whether somebody holds it."""
-        hold = self._held.get(image)
-        return hold is not None and hold[1] > time.time()
+        return image in self._valid()
 
     def images(self) -> list[str]:
         """All that are held."""
@@ -86,7 +86,8 @@ class Holds:
 
     def _valid(self) -> dict[str, tuple[str, float]]:
         now = time.time()
-        return {i: hold for i, hold in self._held.items() if hold[1] > now}
+        # One that ends later than any can was taken before the clock was put back.
+        return {i: h for i, h in self._held.items() if now < h[1] <= now + self.seconds}
 
     def _keep(self, held: dict[str, tuple[str, float]]) -> None:
         self._held = held
