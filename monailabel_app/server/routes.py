@@ -78,16 +78,16 @@ def create_app(
     # Readers wait in line at the model itself, so that what it knows already is answered at once;
     # trainings are started one after the other.
     pools = {infer: ThreadPoolExecutor(16, "reader"), train: ThreadPoolExecutor(1, "train")}
-    others = ThreadPoolExecutor(8, "request")
+    # An image may have to come from a PACS, for minutes where that is slow.
+    images, others = ThreadPoolExecutor(8, "image"), ThreadPoolExecutor(8, "request")
     for module in SERVED:
         for route in module.router.routes:
             methods = [m for m in route.methods if (route.path, m) not in WITHHELD]
+            pool = images if route.path == "/datastore/image" else pools.get(module, others)
             if methods:
                 server.add_api_route(
                     route.path,
-                    _off_the_loop(
-                        route.endpoint, pools.get(module, others), telling=module in TELLING
-                    ),
+                    _off_the_loop(route.endpoint, pool, telling=module in TELLING),
                     methods=methods,
                     tags=route.tags,
                     summary=route.summary,
