@@ -204,6 +204,13 @@ def test_a_repeated_submission_does_nothing(store: MammogramStore, tmp_path: Pat
         store.save_label("1.2.840.1", str(sent), "final", {"submission_id": "s-1", "based_on": 0})
         assert store.acknowledgement()["version"] == 1
     assert len(store.get_label_info("1.2.840.1", "final")["versions"]) == 1
+    # Another label under its id is no repetition: "stored" would be a lie.
+    other = write_label(tmp_path / "y.seg.nrrd", store.image_info("1.2.840.1"), "malignant")
+    told = refusal(
+        409, store.save_label, "1.2.840.1", str(other), "final", {"submission_id": "s-1"}
+    )
+    assert "Version 1, another label" in told
+    assert len(store.get_label_info("1.2.840.1", "final")["versions"]) == 1
 
 
 def test_a_stale_submission_is_refused_and_both_are_kept(

@@ -92,7 +92,10 @@ class Images:
         return info_of(self.entry(image_id).image or {})
 
     def file(self, image_id: str) -> Path:
-        """The path of an image; 404 where there is none, 502 or 503 where the PACS fails."""
+        """The path of an image; 404 where there is none, 502 or 503 where the PACS fails.
+
+        What lies there is looked at: an export may have put another woman's image in its place.
+        """
         entry = self.entry(image_id)
         path = self._fetched(entry)
         if entry.changed and not entry.describes(path.stat()):
