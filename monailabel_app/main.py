@@ -19,8 +19,7 @@ from fastapi import HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import DefaultLabelTag
-from monailabel.utils.async_tasks.utils import processes
-from monailabel.utils.sessions import Sessions
+from monailabel.utils.async_tasks.utils import background_executors, processes
 
 from ftmtl import __version__
 from ftmtl.device import pick_device
@@ -35,9 +34,11 @@ from monailabel_app.lib.infer import FindMasses, ImageFile, listed
 from monailabel_app.lib.models import MODEL, ModelRegistry, RefusedVersion, UnknownVersion
 from monailabel_app.lib.question import check_device
 from monailabel_app.lib.scoring import ScoreHistory, ScoreModel, is_due, score
+from monailabel_app.lib.sessions import Sessions
 from monailabel_app.lib.strategies import Holds, strategies
 from monailabel_app.lib.train import LearnFromLabels
 from monailabel_app.lib.training_request import TrainingRequest
+from monailabel_app.lib.training_tasks import TrainingTasks
 from monailabel_app.server import log
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
             rests=self._trains,
             at_end=infer.save,
         )
+        self._training_tasks = TrainingTasks(self._trainers[MODEL].stats)
         self._software = _software()
         self._device = _describe(pick_device(self.device))
 
@@ -134,7 +136,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
             lambda image: infer.state(image, held=self._holds.holds(image)),
             lambda image: infer.known(self._datastore, image),
         )
-        return dict(strategies(self._holds, infer.serving))
+        return dict(strategies(self._holds, infer.serving, infer.is_unreadable))
 
     def init_scoring_methods(self) -> dict[str, Any]:
         """How good the version in service is, by the labels of this server."""
@@ -148,6 +150,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
     def on_init_complete(self) -> None:
         """Clears what an earlier server left and warms the model up."""
         super().on_init_complete()
+        background_executors["train"] = self._training_tasks
         for leftover in self.uploads.iterdir():
             age = time.time() - leftover.stat().st_mtime
             if age > LEFTOVER_SECONDS and leftover.name != "sessions":
@@ -164,15 +167,15 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         """What `/info/` says: models, training, labels, and what the server is made of."""
         device = {"asked_for": self.device, **self._device}
         info = {**super().info(), "software": self._software, "device": device}
+        info["train_stats"] = {MODEL: self._training_tasks.stats()}
         for model in info["models"].values():
             model["scores"] = self.history.shown()
         return info
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """The findings in one image; MONAI Label deletes the file after its reply."""
-        task = self._infers.get(request.get("model"))
-        if task is None:
-            raise HTTPException(404, f"There is no model {request.get('model')!r}, only {MODEL}")
+        self._need_model(request.get("model"))
+        task = self._infers[MODEL]
         store = datastore or self._datastore
         saves, tag = request.get("save_label") in (True, "true"), request.get("label_tag")
         if saves and tag not in (None, "", ORIGINAL):
@@ -192,7 +195,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The next image to read, without the server's path to it."""
         strategy = request.get("strategy")
-        task = self._strategies.get(strategy)
+        task = self._strategies.get(strategy) if isinstance(strategy, str) else None
         if task is None:
             names = ", ".join(self._strategies)
             raise HTTPException(404, f"There is no strategy {strategy!r}. Strategies: {names}")
@@ -237,7 +240,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
 
     def _trains(self) -> bool:
         # From the start of its process on, which is long before it says so itself.
-        return bool(processes("train")) or self._trainers[MODEL].stats().get("state") == "running"
+        return bool(processes("train")) or self._training_tasks.stats().get("state") == "running"
 
     def bring_back(self, model: str, version: str) -> dict[str, Any]:
         """Takes a version into service; 404 for one that is not there, 409 past the gate."""
@@ -263,7 +266,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
 
     def what_trains(self, model: str) -> str:
         """What a training that is running says of itself, in words."""
-        stats = self._trainers[model].stats()
+        stats = self._training_tasks.stats()
         if stats.get("state") != "running" or not stats.get("epoch"):
             return "A training has just been started"
         left = stats.get("seconds_left")
@@ -298,7 +301,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         elif given or self.registry.current() is None:
             raise SystemExit(f"{weights}: there are no such weights. Train, or give others")
 
-    def _need_model(self, model: str) -> None:
+    def _need_model(self, model: Any) -> None:
         if model != MODEL:
             raise HTTPException(404, f"There is no model {model!r}, only {MODEL}")
 
@@ -319,7 +322,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
     def _load_sessions(self, load: bool = False) -> Sessions | None:
         folder = self.uploads / "sessions"
         folder.mkdir(exist_ok=True)
-        return Sessions(str(folder)) if load else None
+        return Sessions(folder) if load else None
 
 
 def _software() -> dict[str, str]:

@@ -8,7 +8,9 @@ import ssl
 import stat
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +200,29 @@ def test_a_network_is_told_from_this_machine() -> None:
     assert [is_loopback(host) for host in (*ours, *others)] == [True] * 4 + [False] * 5
     assert is_loopback(parse(["--studies", "."]).host)
     assert create_app(token=TOKEN, loopback=False).openapi_url is None
+
+
+def test_a_training_that_speaks_meanwhile_is_told() -> None:
+    """Its task is another thread's, which adds lines to it, and more, at any moment."""
+    task: dict[str, Any] = {"details": deque(["/srv/x.py"] * 20, maxlen=20)}
+    ends = threading.Event()
+
+    def speak() -> None:
+        number = 0
+        while not ends.is_set():
+            number = (number + 1) % 50
+            task["details"].append("/srv/y.py")
+            task[str(number)] = "/srv/z.py"
+            task.pop(str(49 - number), None)
+
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    try:
+        for _ in range(5000):
+            assert "/srv" not in str(without_folders(task))
+    finally:
+        ends.set()
+        speaker.join()
 
 
 def test_replies_lose_their_folders() -> None:

@@ -65,6 +65,26 @@ def test_what_is_passed_over_is_told(studies: Path) -> None:
     assert {e.path for e in source.look(entries)} >= {"locked/b.png", "deep/locked/c.png"}
 
 
+def test_studies_that_are_not_there_are_told(
+    studies: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a network share has gone, when the list is as empty as when all is done."""
+    caplog.set_level("INFO")
+    for name in ("a.png", "b.png"):
+        (studies / name).touch()
+    source = Folder("studies", studies, described)
+    catalogue = Catalogue([source], studies.parent / "images.json", stamp="x")
+    assert catalogue.count() == 2 and "2 images, and 0 files" in caplog.text
+    studies.rename(studies.with_name("away"))
+    catalogue.refresh()
+    (row,) = catalogue.left_out()
+    assert "the folder of the studies is not there" in row["reason"]
+    assert catalogue.count() == 0 and "0 images, and 1 files" in caplog.text
+    studies.with_name("away").rename(studies)
+    catalogue.refresh()
+    assert catalogue.count() == 2 and not catalogue.left_out()
+
+
 class Slow:
     """A place that takes a while to look through."""
 

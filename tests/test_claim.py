@@ -48,3 +48,11 @@ def test_a_port_that_is_in_use_is_told_before_anything_slow(tmp_path, capsys):
     check_port("127.0.0.1", port)
     with pytest.raises(SystemExit, match="2"):
         main(["--studies", str(tmp_path / "studies"), "--port", "99999"])
+
+
+def test_labels_do_not_go_among_the_studies(tmp_path, capsys):
+    for workspace in (tmp_path, tmp_path / "x" / ".."):
+        with pytest.raises(SystemExit, match="2"):
+            main(["--studies", str(tmp_path), "--workspace", str(workspace)])
+        assert "taken for images" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

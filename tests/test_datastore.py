@@ -1,6 +1,7 @@
 """Images and labels on disk: nothing acknowledged is lost, nothing outside is touched."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,6 +204,13 @@ def test_a_repeated_submission_does_nothing(store: MammogramStore, tmp_path: Pat
         store.save_label("1.2.840.1", str(sent), "final", {"submission_id": "s-1", "based_on": 0})
         assert store.acknowledgement()["version"] == 1
     assert len(store.get_label_info("1.2.840.1", "final")["versions"]) == 1
+    # Another label under its id is no repetition: "stored" would be a lie.
+    other = write_label(tmp_path / "y.seg.nrrd", store.image_info("1.2.840.1"), "malignant")
+    told = refusal(
+        409, store.save_label, "1.2.840.1", str(other), "final", {"submission_id": "s-1"}
+    )
+    assert "Version 1, another label" in told
+    assert len(store.get_label_info("1.2.840.1", "final")["versions"]) == 1
 
 
 def test_a_stale_submission_is_refused_and_both_are_kept(
@@ -312,6 +320,26 @@ def test_what_is_no_label_is_refused_and_leaves_nothing(
     refusal(404, store.save_label, "../evil", str(good), "final", {})
     assert store.get_labeled_images() == []
     assert [f.name for f in (store.workspace / "labels").rglob("*") if f.name != ".lock"] == []
+
+
+def test_another_image_in_a_files_place_is_not_taken_for_the_first(
+    store: MammogramStore, studies: Path, tmp_path: Path
+) -> None:
+    """As an export does that uses its names again. Nobody has asked for the list since."""
+    place = Path(store.get_image_uri("1.2.840.1"))
+    write_dicom(tmp_path / "new.dcm", "1.2.840.4", patient="Other^1")
+    os.replace(tmp_path / "new.dcm", place)
+    refusal(404, store.get_image_uri, "1.2.840.1")
+    refusal(404, store.get_image, "1.2.840.1")
+    assert store.get_image_uri("1.2.840.4") == str(place)
+    # The same image again, of another size, is known by what it is now.
+    write_dicom(place, "1.2.840.4", Rows=64, PixelData=bytes(2 * 64 * WIDTH))
+    assert store.get_image_uri("1.2.840.4") == str(place)
+    assert store.image_info("1.2.840.4").height == 64
+    # It was moved, and another lies where it was.
+    os.rename(place, studies / "moved.dcm")
+    write_dicom(place, "1.2.840.1")
+    assert store.get_image_uri("1.2.840.4") == str(studies / "moved.dcm")
 
 
 def test_uploads_are_read_before_they_are_kept(store: MammogramStore, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -191,6 +193,32 @@ def test_reading_from_a_pacs_and_labels_back_to_it(
     (record,), problems = read_labels(workspace)
     assert (record.image_id, problems) == (f"{SMALL}.0", [])
     assert record.path.is_file()
+
+
+def test_a_pacs_that_hangs_holds_up_its_images_alone(tmp_path: Path, untrained: Path) -> None:
+    """It takes a connection and says nothing for a minute, again and again."""
+    workspace = tmp_path / "workspace"
+    with orthanc(tmp_path / "orthanc") as pacs:
+        fill(pacs, tmp_path / "files")
+        assert pacs.process is not None
+        with serve(
+            tmp_path, pacs.url_with_password, workspace=workspace, weights=untrained
+        ) as server:
+            until(lambda: f"{SMALL}.0" in listed(server), server)
+            pacs.process.send_signal(signal.SIGSTOP)
+            for fetched in workspace.glob("pacs/*/*/*.dcm"):  # in idle time
+                fetched.unlink()
+            image = f"{server.url}/datastore/image?image={SMALL}.0"
+            with ThreadPoolExecutor(10) as readers:
+                waiting = [readers.submit(requests.get, image, timeout=300) for _ in range(10)]
+                try:
+                    time.sleep(1)
+                    told = requests.get(f"{server.url}/info/", timeout=30)
+                    assert told.status_code == 200
+                    assert not any(reply.done() for reply in waiting)
+                finally:
+                    pacs.process.send_signal(signal.SIGCONT)
+                assert [reply.result().status_code for reply in waiting] == [200] * 10
 
 
 def test_a_pacs_is_asked_for_what_the_filter_says_by_who_may_ask(tmp_path: Path) -> None:

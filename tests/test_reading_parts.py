@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import threading
 import time
@@ -176,7 +178,8 @@ def test_a_disagreement_that_is_known_is_not_lost(tmp_path: Path) -> None:
 def test_with_an_empty_table_the_first_image_is_given_and_that_is_said(tmp_path: Path) -> None:
     tables = Tables(tmp_path / "tables")
     holds = Holds(tmp_path / "holds.json")
-    known = strategies(holds, lambda: tables.serving(OLD, "1"))
+    damaged: set[str] = set()
+    known = strategies(holds, lambda: tables.serving(OLD, "1"), lambda store, x: x in damaged)
 
     class Store:  # two images, no label: what a strategy asks of the real one
         class labels:  # noqa: N801
@@ -194,6 +197,14 @@ def test_with_an_empty_table_the_first_image_is_given_and_that_is_said(tmp_path:
     reply = known["suspicious"]({"client_id": "ann"}, Store())  # type: ignore[arg-type]
     assert reply is not None and reply["id"] == "y"
     assert "1 more have not been read" in reply["reason"]
+    # What nobody can read comes last, whatever its figures were, or it would come for ever.
+    damaged.add("y")
+    for name in ("suspicious", "first", "random"):
+        reply = known[name]({"client_id": "ann"}, Store())  # type: ignore[arg-type]
+        assert reply is not None and reply["id"] == "x"
+    damaged.add("x")
+    reply = known["first"]({"client_id": "ann"}, Store())  # type: ignore[arg-type]
+    assert reply is not None and "could not be read" in reply["reason"]
 
 
 def test_holds_end_and_outlive_a_restart(tmp_path: Path) -> None:
@@ -214,6 +225,9 @@ def test_holds_end_and_outlive_a_restart(tmp_path: Path) -> None:
     short.take("ann", ["x"], first)
     time.sleep(0.02)
     assert short.take("bob", ["x"], first) is not None
+    # The clock was a day ahead: a hold of then would last a day.
+    file.write_text(json.dumps({"x": ["ann", time.time() + 86400 + 1800]}))
+    assert Holds(file).take("bob", ["x"], first) is not None
     file.write_text("[1]")
     assert Holds(file).images() == []
 
@@ -234,7 +248,7 @@ def test_jobs_wait_for_nobody_but_readers_and_idle_work_for_quiet() -> None:
 
     def broken():  # type: ignore[no-untyped-def]
         yield
-        raise RuntimeError("no disk")
+        raise OSError(errno.EROFS, "Read-only file system", "/srv/ftmtl/scores.json")
 
     background = Background(
         idle, quiet_for=lambda: quiet[0], rests=lambda: False, at_end=lambda: done.append("end")
@@ -250,7 +264,7 @@ def test_jobs_wait_for_nobody_but_readers_and_idle_work_for_quiet() -> None:
             break
         time.sleep(0.02)
     assert (job.status, job.done, job.result) == ("DONE", 3, "result")
-    assert (other.status, other.reason) == ("ERROR", "no disk")
+    assert (other.status, other.reason) == ("ERROR", "Read-only file system")
     assert not done  # somebody read a moment ago
     quiet[0] = 99.0
     for _ in range(200):

@@ -1,5 +1,6 @@
 """What a server answers to mistakes: the reason, a 4xx, and nothing changed."""
 
+import hashlib
 import json
 import platform
 import shutil
@@ -202,6 +203,10 @@ def on_a_full_disk(
         process.rlimit(psutil.RLIMIT_FSIZE, before)
 
 
+def body(server: Server, path: str, text: str) -> requests.Response:
+    return server.post(path, data=text, headers={"Content-Type": "application/json"})
+
+
 def a_label(server: Server) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         image = ImageInfo(id=IMAGE, width=96, height=128)
@@ -226,6 +231,20 @@ BATTERY: dict[str, Row] = {
     "deletes a folder as session": (lambda s: s.delete("/session/%2e%2e"), 404),
     "unknown model": (lambda s: s.post(f"/infer/other?image={IMAGE}"), 404),
     "unknown strategy": (lambda s: s.post("/activelearning/other", json={}), 404),
+    "a list as strategy": (
+        lambda s: s.post("/activelearning/first", json={"strategy": []}), 404),
+    "a list as model": (
+        lambda s: s.post(f"{MODEL}?image={IMAGE}", data={"params": '{"model": []}'}), 404),
+    "NaN as request": (lambda s: body(s, "/activelearning/first", "NaN"), 422),
+    "half a letter as request": (lambda s: body(s, "/train/ft_mtl_net", r'"\ud83d"'), 422),
+    "NaN as batch": (lambda s: body(s, "/batch/infer/ft_mtl_net", "[NaN]"), 422),
+    "a file as params": (
+        lambda s: s.post(f"{MODEL}?image={IMAGE}", files={"params": ("x.json", b"{}")}), 422),
+    "text as label": (lambda s: s.put(f"{LABEL}?image={IMAGE}", data={"label": "x"}), 422),
+    "DICOM SEG of findings": (lambda s: s.post(f"{MODEL}?image={IMAGE}&output=dicom_seg"), 400),
+    "a version of 5000 digits": (
+        lambda s: s.get(f"{LABEL}?label={IMAGE}@{'9' * 5000}&tag=final"), 404),
+    "an id longer than names can be": (lambda s: add(s, a_film(s), f"image={'é' * 120}"), 400),
     "bad JSON": (lambda s: s.post(f"{MODEL}?image={IMAGE}", data={"params": "{"}), 400),
     "bad device": (
         lambda s: s.post(f"{MODEL}?image={IMAGE}", data={"params": '{"device": "tpu"}'}), 400),
@@ -244,6 +263,12 @@ BATTERY: dict[str, Row] = {
     "train every model": (lambda s: s.post("/train/", json={}), 405),
     "full disk under an upload": (
         lambda s: on_a_full_disk(s, lambda s: upload(s, a_film(s)), 1000), 507),
+    "full disk under a session": (
+        lambda s: on_a_full_disk(
+            s, lambda s: s.put("/session/", files={"files": ("x.dcm", a_film(s))}), 1000),
+        507),
+    "full disk under an answer": (
+        lambda s: on_a_full_disk(s, lambda s: s.post(f"{MODEL}?image={IMAGE}"), 100), 507),
     "full disk under a label": (
         lambda s: on_a_full_disk(s, lambda s: label(s, a_label(s), f"image={IMAGE}"), 100), 507),
     "absolute path": (lambda s: s.post(f"{MODEL}?image=/etc/passwd"), 404),
@@ -291,14 +316,51 @@ def test_the_failure_battery(server: Server, folder: Path, case: str) -> None:
     ask, status = BATTERY[case]
     before = everything_outside(folder)
     versions = list((folder / "workspace" / "models").rglob("*"))
-    refused(ask(server), status)
+    detail = refused(ask(server), status)
+    assert not detail.startswith(("[", "{")), "it is no sentence"
     assert everything_outside(folder) == before
     assert list((folder / "workspace" / "models").rglob("*")) == versions
     assert not list((folder / "workspace" / "labels").rglob("*.json")), "a label was kept"
-    left = [f for f in (folder / "workspace" / "tmp").iterdir() if f.is_file()]
-    assert not left, "what was uploaded is still there"
+    tmp = folder / "workspace" / "tmp"
+    left = [f for f in (*tmp.iterdir(), *(tmp / "sessions").rglob("*")) if f.is_file()]
+    assert not left, "what was uploaded, or was to be sent, is still there"
     info = server.get("/info/")
     assert info.status_code == 200 and info.json()["models"]["ft_mtl_net"]["version"] == "1"
+
+
+def test_a_check_sum_is_compared(server: Server, folder: Path) -> None:
+    content = (folder / "studies" / "one.dcm").read_bytes()
+    sums = {name: hashlib.new(name, content).hexdigest() for name in ("sha256", "sha512", "md5")}
+    asked = {
+        f"SHA256:{sums['sha256']}": 200, sums["sha256"]: 200, f"SHA512:{sums['sha512']}": 200,
+        f"MD5:{sums['md5']}": 200, f"SHA256:{sums['md5']}": 404, "CRC32:0": 400,
+    }  # fmt: skip
+    for check_sum, status in asked.items():
+        query = {"image": IMAGE, "check_sum": check_sum}
+        reply = requests.head(f"{server.url}/datastore/image", params=query, timeout=60)
+        assert reply.status_code == status, check_sum
+
+
+def test_an_image_that_cannot_be_read_does_not_come_again_and_again(
+    server: Server, folder: Path
+) -> None:
+    damaged = "1.2.840.60"
+    file = write_dicom(folder / "0.dcm", damaged)
+    file.write_bytes(file.read_bytes()[:-9000])
+    place = file.rename(folder / "studies" / "0.dcm")
+
+    def following() -> Any:
+        return server.post("/activelearning/first", json={"client_id": "ann"}).json()["id"]
+
+    try:
+        for _ in range(20):  # until the list has noticed
+            if following() == damaged:
+                break
+            time.sleep(0.5)
+        assert server.post(f"{MODEL}?image={damaged}").status_code == 422
+        assert following() not in (damaged, None)
+    finally:
+        place.unlink()
 
 
 def test_after_all_that_it_reads_and_keeps_a_label(server: Server) -> None:

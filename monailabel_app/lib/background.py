@@ -16,6 +16,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastapi import HTTPException
+
 from .stamps import now
 
 logger = logging.getLogger(__name__)
@@ -162,13 +164,22 @@ class Background:
             self._finish(job, "DONE")
         except Exception as error:
             logger.exception("%s failed", job.kind)
-            job.reason = str(getattr(error, "detail", error))
+            job.reason = _reason(error)
             self._finish(job, "ERROR")
 
     def _finish(self, job: Job, status: str) -> None:
         with self._lock:
             if job.runs:
                 _end(job, status)
+
+
+def _reason(error: Exception) -> str:
+    """What a client is told of it: a refusal's own words; of others no path, and no header."""
+    if isinstance(error, HTTPException):
+        return str(error.detail)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"it failed ({type(error).__name__}); the server's log says where"
 
 
 def _end(job: Job, status: str) -> None:

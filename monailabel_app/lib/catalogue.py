@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -40,6 +41,10 @@ class Entry:
     image_id: str | None = None
     problem: str | None = None
     image: dict[str, Any] | None = None  # ImageInfo and pixel_aspect
+
+    def describes(self, found: os.stat_result) -> bool:
+        """Whether the file is still the one that was looked at."""
+        return (self.changed, self.size) == (found.st_mtime_ns, found.st_size)
 
 
 class Source(Protocol):
@@ -156,6 +161,8 @@ class Catalogue:
                 left_out.append((path, reason))
         if left_out != self._left_out:
             self._tell(left_out)
+        if (len(images), len(left_out)) != (len(self._images), len(self._left_out)):
+            logger.info("%d images, and %d files are left out", len(images), len(left_out))
         self._images, self._left_out = images, left_out
 
     def _load(self) -> None:

@@ -30,7 +30,7 @@ from ftmtl.patient_key import PatientKey
 from .catalogue import Entry, image_suffix
 from .dicomweb import DicomWeb
 from .images import Images
-from .label_store import LabelStore
+from .label_store import LabelStore, UsedId
 from .names import Names
 from .notes import Notes
 from .outbox import Outbox, Withdrawn
@@ -159,8 +159,8 @@ class MammogramStore(Datastore):  # type: ignore[misc]
     ) -> str:
         """Keeps a submission; what it became is `acknowledgement`.
 
-        400 bad tag or params, 404 unknown image, 409 stale `based_on` (and kept), 422 no label
-        for this image, 507 disk full.
+        400 bad tag or params, 404 unknown image, 409 stale `based_on` (and kept) or the
+        `submission_id` of another label, 422 no label for this image, 507 disk full.
         """
         image = self.entry(image_id).image or {}
         tag = check_tag(label_tag)
@@ -174,7 +174,10 @@ class MammogramStore(Datastore):  # type: ignore[misc]
                 Path(label_filename), image, tag, wishes, Path(folder),
                 lambda: self._seen_in(image_id),
             )  # fmt: skip
-            version = self.labels.submit(submission, side=side)
+            try:
+                version = self.labels.submit(submission, side=side)
+            except UsedId as error:
+                raise HTTPException(409, str(error)) from error
             if wishes.to_pacs and version.standing == "label" and self.outbox is not None:
                 self.outbox.put(version)
         self._accepted.version = version
@@ -279,7 +282,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
 
     def _image_of(self, label_id: Any) -> str:
         if isinstance(label_id, str) and self.catalogue.get(label_id) is None:
-            label_id = re.sub(r"@\d+$", "", label_id)
+            label_id = re.sub(r"@[0-9]{1,9}$", "", label_id)
         self.entry(label_id)
         return str(label_id)
 

@@ -14,6 +14,7 @@ from .catalogue import Entry, image_suffix
 
 NOT_IMAGES = (".seg.nrrd", ".json", ".txt", ".csv", ".xml", ".md", ".pdf", ".html", ".zip")
 LINK = "it is a link to a folder, and links are not followed. Put the folder itself here"
+GONE = "the folder of the studies is not there. Check the disk or the network share that it is on"
 DICOM_MAGIC = (128, b"DICM")
 
 # file, root -> what is known of the image; raises UnreadableMammogram
@@ -40,7 +41,7 @@ class Folder:
             if isinstance(found, str):
                 passed_over = Entry(path=path, root=self.name, changed=0, size=0, problem=found)
                 entry = entry if entry == passed_over else passed_over
-            elif entry is None or (entry.changed, entry.size) != (found.st_mtime_ns, found.st_size):
+            elif entry is None or not entry.describes(found):
                 entry = self._examine(path, found)
             yield entry
 
@@ -61,6 +62,8 @@ class Folder:
                 with os.scandir(self.top / below) as listing:
                     found = sorted(listing, key=lambda item: item.name)
             except (FileNotFoundError, NotADirectoryError):
+                if not below:
+                    yield ".", GONE
                 continue  # it went away while we looked
             except OSError as error:
                 yield below.rstrip("/") or ".", _unreadable(error)

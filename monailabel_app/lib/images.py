@@ -38,6 +38,8 @@ from .pacs import Pacs
 from .refusals import NAME, disk
 from .stamps import sha256_of
 
+LONGEST_NAME = 200  # bytes; file systems hold 255, and a suffix is to come
+
 
 class Images:
     """Mammograms below the folder `studies` or in a PACS, and in the workspace's `uploads`."""
@@ -90,8 +92,18 @@ class Images:
         return info_of(self.entry(image_id).image or {})
 
     def file(self, image_id: str) -> Path:
-        """The path of an image; 404 where there is none, 502 or 503 where the PACS fails."""
+        """The path of an image; 404 where there is none, 502 or 503 where the PACS fails.
+
+        What lies there is looked at: an export may have put another woman's image in its place.
+        """
         entry = self.entry(image_id)
+        path = self._fetched(entry)
+        if entry.changed and not entry.describes(path.stat()):
+            self.catalogue.refresh()
+            path = self._fetched(self.entry(image_id))
+        return path
+
+    def _fetched(self, entry: Entry) -> Path:
         try:
             with disk():
                 path = self.catalogue.fetch(entry)
@@ -100,7 +112,7 @@ class Images:
             raise HTTPException(status, f"{error}. Try again later") from error
         if not path.is_file():
             self.catalogue.refresh()
-            raise HTTPException(404, f"The file of image {image_id!r} has gone")
+            raise HTTPException(404, f"The file of image {entry.image_id!r} has gone")
         return path
 
     def take_in(self, image_id: str, upload: Path) -> str:
@@ -114,6 +126,8 @@ class Images:
         name = (image_id or upload.name.split(".")[0]).lstrip(". ")
         if not name:
             raise HTTPException(400, "The image needs an id")
+        if len(name.encode()) > LONGEST_NAME:
+            raise HTTPException(400, f"An image id is at most {LONGEST_NAME} bytes long")
         uploads = self.catalogue.roots["uploads"]
         with tempfile.TemporaryDirectory(dir=self._working) as folder:
             # Read under the name that it will have, which is its id if it is no DICOM file.

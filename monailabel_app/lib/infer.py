@@ -75,6 +75,7 @@ class FindMasses(InferTask):  # type: ignore[misc]
         self.digests = Digests(workspace / "digests.json")
         self.tables = Tables(workspace / "tables")
         self.turns = Turns()
+        self._unreadable: dict[str, str] = {}  # listed image -> SHA-256 of what was no image
         self._loaded: dict[str, tuple[ModelVersion, Predictor]] = {}
         self._loading = threading.Lock()
 
@@ -219,6 +220,16 @@ class FindMasses(InferTask):  # type: ignore[misc]
             return None
         return predictor.findings(reading, source.image, threshold=0.0)
 
+    def is_unreadable(self, store: MammogramStore, image_id: str) -> bool:
+        """Whether a listed image could not be read when it was last tried, and is the same."""
+        digest = self._unreadable.get(image_id)
+        if digest is None:
+            return False
+        try:
+            return self.digests.of(store.catalogue.path(store.entry(image_id))) == digest
+        except (HTTPException, OSError):
+            return True  # it has gone
+
     def save(self) -> None:
         """Keeps the table and the digests for the next start; a full disk costs time then."""
         try:
@@ -254,7 +265,7 @@ class FindMasses(InferTask):  # type: ignore[misc]
                 # Somebody who stood before us in line may have asked the same.
                 reading = None if fresh else self.readings.get(model, digest)
                 if reading is None:
-                    facts = mammogram = read(source.path, source.root)
+                    facts = mammogram = self._read(source, digest)
                     reading = predictor.read(mammogram)
                     self.readings.put(model, digest, reading)
         was_known = facts is None
@@ -264,6 +275,16 @@ class FindMasses(InferTask):  # type: ignore[misc]
             return reading, source.image, was_known
         facts = facts or _readable(read_header, source.path, source.root)
         return reading, image_info(facts, self.key.of(facts)), was_known
+
+    def _read(self, source: ImageFile, digest: str) -> Mammogram:
+        listed_as = source.image.id if source.image else ""
+        try:
+            mammogram = read(source.path, source.root)
+        except HTTPException:
+            self._unreadable[listed_as] = digest
+            raise
+        self._unreadable.pop(listed_as, None)
+        return mammogram
 
     def _enter(
         self,
@@ -309,10 +330,14 @@ def listed(store: MammogramStore, image_id: Any) -> ImageFile:
 def _write(findings: Findings, question: Question) -> str:
     with tempfile.NamedTemporaryFile(suffix=question.extension, delete=False) as stream:
         file = Path(stream.name)
-    if question.extension == LABEL_SUFFIX:
-        write_label_file(file, findings)
-    else:
-        _write_label_map(file, findings, compress=question.compress)
+    try:
+        if question.extension == LABEL_SUFFIX:
+            write_label_file(file, findings)
+        else:
+            _write_label_map(file, findings, compress=question.compress)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
     return str(file)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ class Submission:
     comment: str | None = None
 
 
+class UsedId(ValueError):
+    """The `submission_id` of another label of the same image; says which."""
+
+
 class LabelStore:
     """The labels below one folder; safe between threads and processes."""
 
@@ -53,16 +58,16 @@ class LabelStore:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / ".lock")
         self._guard = threading.Lock()
-        self._current: dict[tuple[str, str], LabelVersion] = {}
+        self._current: dict[str, dict[str, LabelVersion]] = {}  # by image, by tag
         self.reload()
 
     def reload(self) -> None:
         """Reads all labels from disk again."""
-        found: dict[tuple[str, str], LabelVersion] = {}
+        found: dict[str, dict[str, LabelVersion]] = {}
         for folder in self._folders():
             version = current(read_versions(folder))
             if version is not None:
-                found[version.image["id"], version.tag] = version
+                found.setdefault(version.image["id"], {})[version.tag] = version
         with self._guard:
             self._current = found
 
@@ -72,25 +77,25 @@ class LabelStore:
 
     def current(self, image_id: str, tag: str = FINAL) -> LabelVersion | None:
         """The submission that speaks for an image; constant-time."""
-        return self._current.get((image_id, tag))
+        return self._current.get(image_id, {}).get(tag)
 
     def labelled(self, tag: str = FINAL) -> list[str]:
         """The ids of the images that have a label."""
         with self._guard:
-            return [image for image, t in self._current if t == tag]
+            return [image for image, labels in self._current.items() if tag in labels]
 
     def counts(self) -> dict[str, int]:
         """How many images have a label, by tag."""
         counts: dict[str, int] = {}
         with self._guard:
-            for _, tag in self._current:
+            for tag in chain.from_iterable(self._current.values()):
                 counts[tag] = counts.get(tag, 0) + 1
         return counts
 
     def tags(self, image_id: str) -> list[str]:
         """The tags under which an image has a label."""
         with self._guard:
-            return [tag for image, tag in self._current if image == image_id]
+            return list(self._current.get(image_id, {}))
 
     def versions(self, image_id: str, tag: str) -> list[LabelVersion]:
         """Every submission for an image, oldest first."""
@@ -111,10 +116,10 @@ class LabelStore:
     ) -> LabelVersion:
         """Keeps a submission; `standing` of the answer says whether it speaks for the image.
 
-        A repeated `submission_id` changes nothing and gets the first answer again. One that was
-        based on anything but the present version is kept as a conflict. `side` settles whether the
-        patient teaches or judges, before anything is written. Raises OSError where the disk is
-        full.
+        A repeated `submission_id` changes nothing and gets the first answer again; UsedId where
+        another file came with it. One that was based on anything but the present version is kept as
+        a conflict. `side` settles whether the patient teaches or judges, before anything is
+        written. Raises OSError where the disk is full.
         """
         image_id, tag = str(submission.image["id"]), submission.tag
         folder = self._place(image_id, tag)
@@ -122,6 +127,11 @@ class LabelStore:
             earlier = read_versions(folder)
             for version in earlier:
                 if submission.submission_id and version.submission_id == submission.submission_id:
+                    if version.sha256 != sha256_of(submission.sent):
+                        raise UsedId(
+                            f"Version {version.version}, another label, came with this "
+                            "submission_id. Nothing was stored; send it with an id of its own"
+                        )
                     return version
             present = current(earlier)
             stale = submission.based_on is not None and submission.based_on != (
@@ -191,13 +201,13 @@ class LabelStore:
 
     def _record(self, folder: Path, version: LabelVersion) -> None:
         write_json(folder / f"{version.version:04d}.json", version.to_json())
-        key = (str(version.image["id"]), version.tag)
         speaks = current(read_versions(folder))
         with self._guard:
+            labels = self._current.setdefault(str(version.image["id"]), {})
             if speaks is None:
-                self._current.pop(key, None)
+                labels.pop(version.tag, None)
             else:
-                self._current[key] = speaks
+                labels[version.tag] = speaks
 
 
 def _suffix(name: str) -> str:

@@ -30,7 +30,7 @@ class Report:
         self._stats: dict[str, Any] = {
             "state": "running",
             "started": now(),
-            "process": [me.pid, me.create_time()],
+            "process": [me.pid, _began(me)],
         }
         write_json(file, self._stats)
 
@@ -69,9 +69,14 @@ def _public(stats: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in stats.items() if k != "process"}
 
 
+def _began(process: psutil.Process) -> float:
+    """Seconds from the machine's start to the process's: the same whatever is done to the clock."""
+    return float(process.create_time() - psutil.boot_time())
+
+
 def _is_alive(process: Any) -> bool:
     try:
         pid, born = process
-        return bool(abs(psutil.Process(pid).create_time() - born) < 1)
+        return bool(abs(_began(psutil.Process(pid)) - born) < 2)
     except (psutil.Error, TypeError, ValueError):
         return False

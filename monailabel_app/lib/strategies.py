@@ -1,7 +1,8 @@
 """Which image to read next, and why: MONAI Label's side of `ftmtl.active`.
 
-A strategy sees the images that have no label and that nobody else holds. Its figures are those of
-the table; where that is empty it falls back to the first image, and says so.
+A strategy sees the images that have no label and that nobody else holds; those that could not be
+read come last. Its figures are those of the table; where that is empty it falls back to the first
+image, and says so.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ HOLD_SECONDS = 30 * 60
 Choice = tuple[str, str]  # image id, reason
 # request, store, free images -> choice; None where there is nothing to choose
 Choose = Callable[[dict[str, Any], MammogramStore, list[str]], Choice | None]
+IsUnreadable = Callable[[MammogramStore, str], bool]
 
 
 class Holds:
@@ -76,8 +78,7 @@ class Holds:
 
     def holds(self, image: str) -> bool:
         """Whether somebody holds it."""
-        hold = self._held.get(image)
-        return hold is not None and hold[1] > time.time()
+        return image in self._valid()
 
     def images(self) -> list[str]:
         """All that are held."""
@@ -85,7 +86,8 @@ class Holds:
 
     def _valid(self) -> dict[str, tuple[str, float]]:
         now = time.time()
-        return {i: hold for i, hold in self._held.items() if hold[1] > now}
+        # One that ends later than any can was taken before the clock was put back.
+        return {i: h for i, h in self._held.items() if now < h[1] <= now + self.seconds}
 
     def _keep(self, held: dict[str, tuple[str, float]]) -> None:
         self._held = held
@@ -98,9 +100,17 @@ class Holds:
 class NextImage(Strategy):  # type: ignore[misc]
     """One way to choose among the unlabelled images."""
 
-    def __init__(self, name: str, description: str, holds: Holds, choose: Choose) -> None:
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        holds: Holds,
+        choose: Choose,
+        is_unreadable: IsUnreadable,
+    ) -> None:
         super().__init__(description)
         self.name, self._holds, self._choose = name, holds, choose
+        self._is_unreadable = is_unreadable
 
     def __call__(self, request: dict[str, Any], datastore: MammogramStore) -> dict[str, Any] | None:
         """{id, reason, held_until, strategy}; None where everything is labelled or held."""
@@ -109,15 +119,27 @@ class NextImage(Strategy):  # type: ignore[misc]
             raise HTTPException(400, "client_id is 1 to 128 letters, digits and . _ - : + @")
         images = datastore.get_unlabeled_images(request.get("label_tag"))
         taken = self._holds.take(
-            client or "", images, lambda free: self._choose(request, datastore, free)
+            client or "", images, lambda free: self._chosen(request, datastore, free)
         )
         if taken is None:
             return None
         (image, reason), until = taken
         return {"id": image, "reason": reason, "held_until": round(until), "strategy": self.name}
 
+    def _chosen(
+        self, request: dict[str, Any], store: MammogramStore, free: list[str]
+    ) -> Choice | None:
+        # A damaged file that came first would come again and again: nobody can label it.
+        readable = [image for image in free if not self._is_unreadable(store, image)]
+        choice = self._choose(request, store, readable or free)
+        if choice is None or readable:
+            return choice
+        return choice[0], f"{choice[1]}; it could not be read when it was last tried"
 
-def strategies(holds: Holds, serving: Callable[[], Serving]) -> dict[str, NextImage]:
+
+def strategies(
+    holds: Holds, serving: Callable[[], Serving], is_unreadable: IsUnreadable
+) -> dict[str, NextImage]:
     """Every strategy by name; they share their holds and the table."""
     texts = {
         "uncertainty": "What the model is least certain about",
@@ -133,7 +155,10 @@ def strategies(holds: Holds, serving: Callable[[], Serving]) -> dict[str, NextIm
     }
     for name, text in texts.items():
         chosen[name] = text, _by_table(name, active.STRATEGIES[name], holds, serving)
-    return {name: NextImage(name, text, holds, how) for name, (text, how) in chosen.items()}
+    return {
+        name: NextImage(name, text, holds, how, is_unreadable)
+        for name, (text, how) in chosen.items()
+    }
 
 
 def first(request: dict[str, Any], store: MammogramStore, free: list[str]) -> Choice:

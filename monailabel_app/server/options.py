@@ -72,6 +72,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--pacs-cache-gb is above 0")
     if options.workspace is None:
         options.workspace = options.studies.with_name(f"{options.studies.name}-workspace")
+    if options.workspace.resolve() == options.studies:
+        parser.error("--workspace: labels in the studies' own folder would be taken for images")
     return options
 
 

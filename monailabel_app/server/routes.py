@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import inspect
 import json
 import logging
 import re
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +22,7 @@ from pathlib import PurePath
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from monailabel.endpoints import activelearning, datastore, infer, info, model, session, train
 from monailabel.interfaces.exception import MONAILabelException
@@ -49,8 +52,8 @@ WITHHELD = {
     ("/datastore/dataset", "GET"),
     ("/train/", "POST"),
 }
-# Their replies tell of tasks and uploads, with the server's own paths.
-TELLING = (train, session)
+# Their replies tell of models, tasks and uploads, with the server's own paths.
+TELLING = (info, train, session)
 FOLDERS = re.compile(r"(?<![\w.:/])(?:/[^\s/:'\",]+)+/")  # of an absolute path
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 SESSION = re.compile(r"[0-9a-f-]{36}")
@@ -75,16 +78,16 @@ def create_app(
     # Readers wait in line at the model itself, so that what it knows already is answered at once;
     # trainings are started one after the other.
     pools = {infer: ThreadPoolExecutor(16, "reader"), train: ThreadPoolExecutor(1, "train")}
-    others = ThreadPoolExecutor(8, "request")
+    # An image may have to come from a PACS, for minutes where that is slow.
+    images, others = ThreadPoolExecutor(8, "image"), ThreadPoolExecutor(8, "request")
     for module in SERVED:
         for route in module.router.routes:
             methods = [m for m in route.methods if (route.path, m) not in WITHHELD]
+            pool = images if route.path == "/datastore/image" else pools.get(module, others)
             if methods:
                 server.add_api_route(
                     route.path,
-                    _off_the_loop(
-                        route.endpoint, pools.get(module, others), telling=module in TELLING
-                    ),
+                    _off_the_loop(route.endpoint, pool, telling=module in TELLING),
                     methods=methods,
                     tags=route.tags,
                     summary=route.summary,
@@ -100,6 +103,7 @@ def create_app(
     if token is not None:
         server.include_router(sign_in(token))
     server.add_exception_handler(MONAILabelException, _refused)
+    server.add_exception_handler(RequestValidationError, _misshapen)
     server.add_exception_handler(OSError, _disk_failed)
     server.add_exception_handler(Exception, _failed)
     # The last one added stands outermost.
@@ -148,7 +152,7 @@ def _off_the_loop(
             return without_folders(end.value) if telling else end.value
         except BaseException:
             # It deletes what was uploaded after its reply, which it will not come to.
-            for left in app_instance().uploads.rglob(f"*.{mark}*"):
+            for left in list(app_instance().uploads.rglob(f"*.{mark}*")):
                 left.unlink(missing_ok=True)
                 with suppress(OSError):  # a session's own folder, empty now
                     left.parent.rmdir()
@@ -187,8 +191,12 @@ def _checked(name: str, values: dict[str, Any], mark: str) -> dict[str, Any]:
             raise HTTPException(400, "Say which image: image, file or session_id")
         if session_id and app_instance().sessions().get_session(session_id) is None:
             raise HTTPException(404, "There is no such session; it may have expired")
+        if values.get("output") == infer.ResultType.dicom_seg:
+            raise HTTPException(400, "dicom_seg is not offered: submit the label with to_pacs")
     if name == "api_create_session" and (values.get("uncompress") or len(values["files"]) != 1):
         raise HTTPException(400, "A session is one mammogram; archives are not opened")
+    if name == "api_check_image" and values.get("check_sum"):
+        _check_sum(values["image"], values.pop("check_sum"))
     if name == "api_run_model":
         _check_training(values)
     return values
@@ -205,11 +213,24 @@ def _safe_name(name: str | None, mark: str, *, keep: bool) -> str:
     return f"{stem or 'upload'}.{mark}{suffix}"
 
 
+def _check_sum(image: str, told: str) -> None:
+    """404 for another content. MONAI Label's own comparison finds no two sums alike."""
+    name, _, digest = told.rpartition(":")
+    algorithm = (name or "SHA256").lower()
+    if algorithm not in ("sha256", "sha512", "md5"):
+        raise HTTPException(400, "check_sum is SHA256:…, SHA512:… or MD5:…")
+    with open(app_instance().datastore().get_image_uri(image), "rb") as stream:
+        if hashlib.file_digest(stream, algorithm).hexdigest() != digest.lower():
+            raise HTTPException(404, "The image's content is another")
+
+
 def _check_training(values: dict[str, Any]) -> None:
     if values.get("run_sync"):
         raise HTTPException(400, "A training runs in the background; run_sync is not offered")
-    instance = app_instance()
-    instance.check_training(values["model"], values.get("params") or {})
+    instance, settings = app_instance(), values.get("params") or {}
+    instance.check_training(values["model"], settings)
+    if not isinstance(settings.get("gpus") or "all", str):
+        raise HTTPException(400, 'gpus is "all" or a list of graphics cards such as "0,1"')
     if any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks("train")):
         # One teaches from all labels there are, so a queue of them would gain nothing.
         raise HTTPException(429, instance.what_trains(values["model"]))
@@ -227,15 +248,22 @@ def without_folders(reply: Any) -> Any:
     """A JSON reply whose absolute paths have become names: "/srv/app/x.py" -> "x.py"."""
     if isinstance(reply, str):
         return FOLDERS.sub("", reply)
-    if isinstance(reply, dict):
-        return {key: without_folders(value) for key, value in reply.items()}
-    if isinstance(reply, list | tuple) or type(reply).__name__ == "deque":
-        return [without_folders(value) for value in reply]
+    if isinstance(reply, dict):  # a task's grows meanwhile, and so does what it tells
+        return {key: without_folders(value) for key, value in reply.copy().items()}
+    if isinstance(reply, list | tuple | deque):
+        return [without_folders(value) for value in list(reply)]
     return reply
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(getattr(error, "msg", error))}, status_code=400)
+
+
+async def _misshapen(request: Request, error: Exception) -> JSONResponse:
+    """Says it in one text, as everywhere, without what was sent, which no reply may hold."""
+    rows = error.errors() if isinstance(error, RequestValidationError) else []
+    told = (f"{' '.join(str(part) for part in row['loc'])}: {row['msg']}" for row in rows)
+    return JSONResponse({"detail": "; ".join(told)}, 422)
 
 
 async def _disk_failed(request: Request, error: Exception) -> JSONResponse:
