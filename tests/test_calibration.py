@@ -13,6 +13,7 @@ from ftmtl.calibration import NotCalibratable, _judged, fit_odds, fit_temperatur
 from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import Annotation, ImageRecord
 from ftmtl.evaluation.inputs import parse_truth
+from ftmtl.probabilities import Calibration
 
 
 def test_the_temperature_undoes_overconfidence() -> None:
@@ -32,6 +33,12 @@ def test_the_odds_come_back() -> None:
     slope, intercept = fit_odds(1 / (1 + np.exp(-z)), masses)
     assert slope == pytest.approx(2.5, rel=0.03)
     assert intercept == pytest.approx(-1, abs=0.05)
+
+
+def test_without_a_fit_the_network_is_shown_as_it_is() -> None:
+    logits = np.random.default_rng(3).normal(0, 4, (20, 3))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(Calibration.of({})(logits), shares)
 
 
 def test_candidates_are_judged_by_the_mass_they_lie_on(tmp_path) -> None:  # type: ignore[no-untyped-def]

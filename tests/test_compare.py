@@ -13,6 +13,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
 from ftmtl.cli import main
+from ftmtl.coco_masks import as_rle
 from ftmtl.evaluation import InvalidTruth, evaluate
 from ftmtl.evaluation.bootstrap import patient_weights
 from ftmtl.evaluation.compare import compare, headline, judge_by_fold, over_folds
@@ -62,6 +63,7 @@ def test_delong_by_hand() -> None:
     # (1/2, 1); all of b are 1. Differences 0, -1/2 each side: variance (1/8)/2 + (1/8)/2 = 1/8.
     b = np.array([0.9, 0.8, 0.6, 0.1])
     assert delong_p(a, b, malignant) == pytest.approx(0.4795001, abs=1e-6)  # z = 0.25 / sqrt(1/8)
+    assert delong_p(b, -b, malignant) is None  # areas 1 and 0, and no variance to judge that by
 
 
 def test_calibration_against_scikit_learn() -> None:
@@ -158,6 +160,29 @@ def test_a_difference_that_is_there_is_seen() -> None:
     for key, row in rows.items():
         assert other_way[key]["difference"] == -row["difference"]
         assert other_way[key]["p_bootstrap"] == row["p_bootstrap"]
+
+
+def test_outlines_are_compared_on_masses_that_both_have() -> None:
+    """The first mass is not drawn; the one finds the next two, the other the last two."""
+    def block(height: float) -> list[list[float]]:
+        return [[0, 0, 100, 0, 100, height, 0, height]]
+
+    def said(number: int, height: float):
+        return prediction(number, BOX, 0.9, segmentation=as_rle(block(height), (1000, 1000)))
+
+    drawn = {"segmentation": block(100), "mask_source": "annotated"}
+    coco = truth([image(i, f"P{i}") for i in range(5)],
+                 [mass(0, BOX), *(mass(i, BOX, **drawn) for i in (1, 2, 3))])
+    a = judged(coco, [said(1, 100), said(2, 50)])  # Dice 1, 2/3 and none
+    b = judged(coco, [said(2, 25), said(3, 100)])  # Dice none, 2/5 and 1
+    weights = np.array([[1, 1, 0, 1, 0], [1, 0, 1, 0, 2.0]])
+    rows = compare(a, b, np.repeat(weights, 20, axis=0))
+    row = rows["dice_detected"]
+    assert (row["n"], row["a"], row["b"]) == (1, pytest.approx(2 / 3), pytest.approx(2 / 5))
+    assert row["ci95"] == pytest.approx([4 / 15, 4 / 15])  # half of the draws are without it
+    row = rows["dice_all"]
+    assert (row["n"], row["a"], row["b"]) == (3, pytest.approx(5 / 9), pytest.approx(7 / 15))
+    assert row["ci95"] == pytest.approx([0, 4 / 15])  # (1 + 0 − 0 − 1) / 2, and 2/3 − 2/5
 
 
 def folded(coco, parts: int = 5):

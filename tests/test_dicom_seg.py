@@ -48,7 +48,8 @@ def test_masks_classes_and_who_drew_them(
     box = Finding(
         id="d", label="benign", bbox=(60.4, 10, 9.8, 5), source="model", status="proposed"
     )
-    found = document(by_hand, accepted, rejected, box)
+    speck = replace(box, id="e", bbox=(-0.004, 29.6, 0.3, 0.4))  # less than a pixel
+    found = document(by_hand, accepted, rejected, box, speck)
     stream = io.BytesIO()
     to_dicom_seg(found, source, name="final 2").save_as(stream)
     stream.seek(0)
@@ -56,11 +57,18 @@ def test_masks_classes_and_who_drew_them(
 
     boxed = np.zeros((HEIGHT, WIDTH), bool)
     boxed[10:15, 60:70] = True
-    assert np.array_equal(seg.pixel_array.astype(bool), [drawn, kept, boxed])
+    point = np.zeros((HEIGHT, WIDTH), bool)
+    point[30, 0] = True
+    assert np.array_equal(seg.pixel_array.astype(bool), [drawn, kept, boxed, point])
     labels = [segment.SegmentLabel for segment in seg.SegmentSequence]
-    assert labels == ["malignant 1", "benign 2", "benign 3 (box alone)"]
+    assert labels == ["malignant 1", "benign 2", "benign 3 (box alone)", "benign 4 (box alone)"]
+    # SNOMED CT's own numbers: a mass, and in it 21594007 malignant or 30807003 benign.
+    masses = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in seg.SegmentSequence]
+    kinds = [mass.SegmentedPropertyTypeModifierCodeSequence[0] for mass in masses]
+    codes = [(mass.CodeValue, kind.CodeValue) for mass, kind in zip(masses, kinds, strict=True)]
+    assert codes == [("4147007", "21594007")] + [("4147007", "30807003")] * 3
     algorithms = [segment.SegmentAlgorithmType for segment in seg.SegmentSequence]
-    assert algorithms == ["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
+    assert algorithms == ["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC", "AUTOMATIC"]
     assert seg.SegmentSequence[1].SegmentAlgorithmName == "ft_mtl_net"
     assert (seg.StudyInstanceUID, seg.PatientID) == ("1.2.3.1", "Doe^Jane")
     assert seg.SourceImageSequence[0].ReferencedSOPInstanceUID == IMAGE.id

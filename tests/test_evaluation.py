@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from evaluation_cases import image, mass, prediction, random_set, truth
 
+from ftmtl.coco_masks import as_rle
 from ftmtl.evaluation import evaluate, operating_points
 from ftmtl.evaluation.evaluate import judge as settle
+from ftmtl.evaluation.evaluate import summarise
 from ftmtl.evaluation.inputs import parse_predictions, parse_truth
 
 FAR = [800.0, 800.0, 50.0, 50.0]
@@ -31,6 +33,7 @@ def test_froc_by_hand() -> None:
             prediction(3, FAR, 0.4),
         ],
     )
+    assert result["patients"] == 10  # who has no name is nobody else
     overlap = result["detection"]["iou>0.2"]
     assert overlap["froc"] == [[0.9, 0.0, 0.5], [0.5, 0.3, 1.0], [0.4, 0.4, 1.0]]
     assert overlap["tpr_at_fpi"] == {"0.3": 1, "0.8": 1, "1": 1, "3.67": 1, "5": 1}
@@ -62,6 +65,22 @@ def test_one_prediction_finds_one_mass() -> None:
     assert result["detection"]["iou>0.2"]["tpr_at_fpi"]["5"] == 0.5
     result = judge([image(0)], masses, [wide, prediction(0, [0, 0, 120, 100], 0.8)])
     assert result["detection"]["iou>0.2"]["froc"] == [[0.9, 0, 0.5], [0.8, 0, 1]]
+
+
+def test_equal_scores_go_by_overlap_whatever_their_order() -> None:
+    """The one that fits takes its mass first, so the other is left the second: both are found.
+
+    Of two alike in place and score the more malignant speaks for the mass.
+    """
+    masses = [mass(0, [0, 0, 100, 100], True), mass(0, [90, 0, 100, 100])]
+    pair = [prediction(0, [0, 0, 100, 100], 0.6), prediction(0, [30, 0, 100, 100], 0.6)]
+    twins = [prediction(0, [0, 0, 100, 100], 0.7, m) for m in (0.1, 0.9)]
+    other = prediction(0, [90, 0, 100, 100], 0.7, 0.5)
+    for turn in (1, -1):
+        found = judge([image(0)], masses, pair[::turn])["detection"]["iou>0.2"]
+        assert found["froc"] == [[0.6, 0, 1]]
+        result = judge([image(0)], masses, [*twins[::turn], other])
+        assert result["classification"]["auc_mass_detected"] == 1
 
 
 def test_equal_scores_are_one_point() -> None:
@@ -103,6 +122,26 @@ def test_a_box_in_a_large_region_to_ignore_is_ignored() -> None:
         [[_, fpi, tpr]] = result["detection"][criterion]["froc"]
         assert (fpi, tpr) == (float(left == 450), 1)
         assert result["calibration"]["mass"]["n"] == 1 + (left == 450)
+    # A mass within the region is found all the same.
+    inside = [100, 100, 100, 100]
+    result = judge([image(0)], [region, mass(0, inside)], [prediction(0, inside, 0.9)])
+    assert result["detection"]["iou>0.2"]["froc"] == [[0.9, 0, 1]]
+
+
+def test_a_region_is_the_whole_image_by_its_width_and_its_height() -> None:
+    """Of a tall image; and where its size is not told, no region is known to be all of it."""
+    tall = {**image(0), "height": 2000}
+    sizeless = {k: v for k, v in image(0).items() if k not in ("width", "height")}
+    for entry, box, searched in ((tall, [0, 0, 1000, 2000], 0), (tall, [0, 0, 1000, 1999], 1),
+                                 (tall, [0, 1, 1000, 1999], 1), (tall, [0, 0, 999, 2000], 1),
+                                 (sizeless, [0, 0, 1000, 2000], 1)):
+        result = judge([entry], [mass(0, box, role="ignore")], [])
+        assert result["searched_images"] == searched, box
+    # A mass in such an image makes it none of the images with a mass that are counted on.
+    masses = [mass(0, FAR), mass(0, [0, 0, 1000, 2000], role="ignore"), mass(1, FAR)]
+    result = judge([tall, image(1)], masses, [prediction(1, [0, 0, 50, 50], 0.9)])
+    lesion = result["detection"]["iou>0.2"]["fpi_over_lesion_images"]
+    assert lesion["froc"] == [[0.9, 1, 0]]
 
 
 def test_an_image_that_is_ignored_as_a_whole_does_not_thin_the_false_positives() -> None:
@@ -144,20 +183,24 @@ def test_mass_auc_with_and_without_the_missed() -> None:
     """Malignant 0.9 and 0.3, benign 0.5 and a miss: 3 of 4 pairs with a miss = 0, else 1 of 2."""
     box = [0.0, 0.0, 100.0, 100.0]
     result = judge(
-        [image(i) for i in range(4)],
-        [mass(0, box, True), mass(1, box, True), mass(2, box), mass(3, box)],
+        [image(i) for i in range(5)],
+        [mass(0, box, True), mass(1, box, True), mass(2, box), mass(3, box),
+         mass(4, box, class_known=False)],  # in no AUC, whichever way it is read
         [
             prediction(0, box, 0.9, 0.9),
             prediction(1, box, 0.8, 0.3),
             prediction(2, box, 0.7, 0.5),
             prediction(3, [0, 0, 100, 40], 0.6, 0.99),  # IoU 0.4 exactly: not detected
+            prediction(4, box, 0.9, 0.7),
         ],
     )
     classes = result["classification"]
     assert classes["auc_mass_detected"] == 0.5
     assert classes["auc_mass_all"] == 0.75
     assert classes["n"]["auc_mass_detected"] == {"malignant": 2, "other": 1}
-    assert result["detected"]["masses"] == 3
+    assert classes["n"]["auc_mass_all"] == {"malignant": 2, "other": 2}
+    assert result["calibration"]["malignancy"]["n"] == 3
+    assert result["detected"]["masses"] == 4
     assert result["detected"]["median_iou"] == 1.0
 
 
@@ -174,6 +217,46 @@ def test_the_best_scored_detection_speaks() -> None:
     )
     assert result["classification"]["auc_mass_all"] == 0
     assert result["detected"]["median_iou"] == 0.75
+
+
+def test_what_counts_as_detected_scores_above_the_line_of_froc() -> None:
+    """3.67 false positives an image by IoU > 0.2: five that overlap by 0.45 are none of them."""
+    places = [[200.0 * i, 0.0, 100.0, 100.0] for i in range(5)]
+    halves = [prediction(0, [x, y, 100, 45], 0.9) for x, y, _, _ in places]
+    masses = [mass(0, box) for box in places]
+    assert judge([image(0)], masses, halves)["detected"]["fraction"] == 1
+    false = [prediction(0, [200.0 * i, 500, 50, 50], 0.8) for i in range(4)]
+    late = prediction(0, places[4], 0.7)
+    part = judge([image(0)], masses, [*halves[:4], *false[:3], late])["detected"]
+    assert (part["masses"], part["rule"]["threshold"]) == (5, 0.7)
+    part = judge([image(0)], masses, [*halves[:4], *false, late])["detected"]
+    assert (part["masses"], part["rule"]["threshold"]) == (4, 0.9)
+
+
+def test_a_replicate_without_a_patient_is_without_her_masses() -> None:
+    """Of three patients the first one's mass is missed; draws of one alone give her own figures."""
+    def block(height: float) -> list[list[float]]:
+        return [[0, 0, 100, 0, 100, height, 0, height]]
+
+    drawn = {"segmentation": block(100), "mask_source": "annotated"}
+    told = parse_truth(truth([image(i, f"P{i}") for i in range(3)],
+                             [mass(i, [0, 0, 100, 100], **drawn) for i in range(3)]))
+    said = [prediction(i, [0, 0, 100, height], 0.9,
+                       segmentation=as_rle(block(height), (1000, 1000)))
+            for i, height in ((1, 50), (2, 80))]
+    judged = settle(told, parse_predictions(said, told))
+    for patient, (fraction, overlap, dice) in enumerate(
+            [(0, None, None), (1, 0.5, 2 / 3), (1, 0.8, 160 / 180)]):
+        result = summarise(judged, np.repeat(3.0 * np.eye(3)[[patient]], 20, axis=0))
+        assert result["detected"]["ci95"] == {
+            "fraction": [fraction] * 2,
+            "median_iou": None if overlap is None else pytest.approx([overlap] * 2)}
+        assert result["segmentation"]["ci95"] == {
+            "dice_detected": None if dice is None else pytest.approx([dice] * 2),
+            "dice_all": pytest.approx([dice or 0] * 2)}
+    alone = judge([image(0)], [mass(0, [0, 0, 100, 100])], [], bootstraps=20)
+    assert alone["bootstrap"]["replicates"] == 0  # of one patient there is nothing to draw
+    assert alone["detected"]["ci95"]["fraction"] is None
 
 
 def test_image_breast_and_patient() -> None:
@@ -199,6 +282,7 @@ def test_image_breast_and_patient() -> None:
     assert classes["auc_breast"] == 0.0
     assert classes["auc_patient"] == 1.0  # A has 0.59, B 0.36
     assert classes["n"]["auc_patient"] == {"malignant": 1, "other": 1}
+    assert judge(images[::-1], masses, predictions)["classification"] == classes
     images[2]["laterality"] = None
     classes = judge(images, masses, predictions)["classification"]
     assert classes["auc_breast"] is None
@@ -228,22 +312,24 @@ def test_what_is_malignant_without_a_malignant_mass_is_on_neither_side() -> None
     """A suspicious calcification is no mass, and its film no example of one that is not malignant.
 
     A has a malignant mass and a calcification in her other breast; B a calcification, C a benign
-    mass beside one; D and E are not said to be malignant, of F a mass of unknown class is known.
+    mass beside one; D and E are not said to be malignant, of F a mass of unknown class is known;
+    G's is of unknown class and she is said to be malignant, which is told of her once.
     """
     box = [0.0, 0.0, 100.0, 100.0]
     said = {"malignant": True}
     images = [
         {**image(1, "A"), **said}, {**image(2, "A", "R"), **said}, {**image(3, "B"), **said},
         {**image(4, "C"), **said}, {**image(5, "D"), "malignant": False}, image(6, "E"),
-        image(7, "F"),
+        image(7, "F"), {**image(8, "G"), **said},
     ]
-    masses = [mass(1, box, True), mass(4, box), mass(7, box, class_known=False)]
+    masses = [mass(1, box, True), mass(4, box), mass(7, box, class_known=False),
+              mass(8, box, class_known=False)]
     predictions = [prediction(n, box, 0.9, 0.9 if n in (2, 3, 4) else 0.5) for n in range(1, 6)]
     result = judge(images, masses, predictions)
     classes = result["classification"]
     otherwise = "said to be malignant, but no mass of theirs is"
     unknown = "they hold a mass of unknown class, and none known to be malignant"
-    for unit, count in {"image": 3, "breast": 3, "patient": 2}.items():
+    for unit, count in {"image": 4, "breast": 4, "patient": 3}.items():
         assert classes["n"][f"auc_{unit}"] == {"malignant": 1, "other": 2}
         assert classes["left_out"][f"auc_{unit}"] == {otherwise: count, unknown: 1}
         assert f"AUC by {unit}: {count} are left out: {otherwise}" in result["notes"]
@@ -322,6 +408,12 @@ def test_dice_by_hand() -> None:
     assert part["dice_detected"] == pytest.approx(2 / 3)
     assert part["dice_all"] == pytest.approx(1 / 3)
     assert part["n"] == {"dice_detected": 1, "dice_all": 2}
+
+    # One that came without a mask, while others have theirs, outlines nothing.
+    bare = [*predictions, prediction(1, box, 0.9)]
+    part = judge(images, masses, bare)["segmentation"]
+    assert part["dice_detected"] == part["dice_all"] == pytest.approx(1 / 3)
+    assert part["n"] == {"dice_detected": 2, "dice_all": 2}
 
     part = judge(images, masses[2:], predictions)["segmentation"]
     assert part["dice_all"] is None

@@ -19,7 +19,7 @@ from monai.metrics.froc import compute_froc_curve_data
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from ftmtl.evaluation import evaluate, operating_points
 from ftmtl.evaluation.bootstrap import interval, mean_of, median_of, patient_weights, replicate
@@ -28,6 +28,7 @@ from ftmtl.evaluation.evaluate import judge
 from ftmtl.evaluation.froc import froc_curve
 from ftmtl.evaluation.inputs import parse_predictions, parse_truth
 from ftmtl.evaluation.matching import CRITERIA, iou, match
+from ftmtl.evaluation.roc import Ranking
 
 
 def settle(coco, results):
@@ -206,6 +207,30 @@ def test_interval_against_scipy() -> None:
     ).confidence_interval
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.003)
     assert theirs.high - theirs.low > 0.05
+
+
+def test_no_interval_where_most_replicates_are_undefined() -> None:
+    nothing = float("nan")
+    assert interval(np.array([0.2, 0.4, nothing, nothing])) == pytest.approx((0.205, 0.395))
+    assert interval(np.array([0.2, nothing, nothing])) is None
+
+
+def test_roc_of_replicates_against_scikit_learn() -> None:
+    """The curve of the things written out as often as they were drawn, few scores for many."""
+    draw = np.random.default_rng(14)
+    patient = np.append(draw.integers(0, 9, 60), 9)
+    malignant = draw.uniform(size=61) < 0.4
+    malignant[patient == 9] = True
+    ranking = Ranking(unit="mass", score=draw.uniform(size=61).round(1), malignant=malignant,
+                      patient=patient)
+    grid = np.linspace(0.005, 1, 41)
+    weights = patient_weights(10, 12, seed=6)
+    for row, tprs in zip(weights, ranking.tprs(weights, grid), strict=True):
+        drawn = np.repeat(np.arange(61), row[patient].astype(int))
+        fpr, tpr, _ = roc_curve(malignant[drawn], ranking.score[drawn], drop_intermediate=False)
+        np.testing.assert_allclose(tprs, np.interp(grid, fpr, tpr))
+    nobody_else = np.eye(10)[9:] * 10  # one patient, who has malignant masses alone
+    assert np.isnan(ranking.tprs(nobody_else, grid)).all()
 
 
 def test_images_of_one_patient_are_not_independent() -> None:

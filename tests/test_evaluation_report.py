@@ -142,7 +142,24 @@ def test_the_report_is_whole(tmp_path) -> None:
     assert page.count("data:image/png;base64,") == 4
     assert not re.search(r"(src|href)=.?(?!.?data:)", page)
     assert "<h1>&lt;A &amp; B&gt;</h1>" in page
-    assert f"{returned['classification']['auc_image']:.3f}" in page
+
+    # Each figure stands in its own row.
+    def worded(part, figures, key):
+        low, high = part["ci95"][key]
+        return f"{figures[key]:.3f} ({low:.3f} to {high:.3f})"
+
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
+    for name, key in (("IoU &gt; 0.2", "iou>0.2"), ("centre in box", "centre")):
+        over_all = returned["detection"][key]
+        parts = over_all, over_all["fpi_over_lesion_images"]
+        assert [row[1:] for row in rows if row[:1] == [name]] == [
+            [worded(part, part["tpr_at_fpi"], fpi) for fpi in part["tpr_at_fpi"]] for part in parts]
+    classes = returned["classification"]
+    for name, key in (("mass, detected masses alone", "mass_detected"), ("image", "image"),
+                      ("mass, a missed one counts 0", "mass_all"), ("patient", "patient")):
+        n = classes["n"][f"auc_{key}"]
+        assert [f"AUC by {name}", worded(classes, classes, f"auc_{key}"),
+                f"{n['malignant']} malignant, {n['other']} not", ""] in rows
 
 
 @pytest.mark.parametrize(

@@ -164,20 +164,23 @@ def test_negative_slope_inverts_once(tmp_path: Path) -> None:
 
 def test_high_bit_and_stray_overlay_bits(tmp_path: Path) -> None:
     pixels = picture(12)
-    shifted = dicom(tmp_path / "a", pixels << 4, bits=16, BitsStored=12, HighBit=15)
-    assert np.array_equal(read_mammogram(shifted).pixels, pixels)
+    for syntax in (ExplicitVRLittleEndian, RLELossless):
+        shifted = dicom(tmp_path / "a", pixels << 4, bits=16, syntax=syntax,
+                        BitsStored=12, HighBit=15)
+        assert np.array_equal(read_mammogram(shifted).pixels, pixels)
     overlay = dicom(tmp_path / "b", pixels | 0x8000, bits=16, BitsStored=12, HighBit=11)
     assert np.array_equal(read_mammogram(overlay).pixels, pixels)
 
 
 def test_jpeg_2000_whose_sign_disagrees_with_the_header(tmp_path: Path) -> None:
-    pixels = picture(12, signed=True)
-    signed = imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="J2K", reversible=True)
-    path = dicom(tmp_path / "a", pixels, bits=16, syntax=JPEG2000Lossless)
-    dataset = pydicom.dcmread(path)
-    dataset.PixelData = encapsulate([signed])
-    dataset.save_as(path)
-    assert np.array_equal(read_mammogram(path).pixels, pixels)
+    for pixels in (picture(12, signed=True), picture(16)):
+        signed = imagecodecs.jpeg2k_encode(pixels.view(np.int16), level=0, codecformat="J2K",
+                                           reversible=True)
+        path = dicom(tmp_path / "a", pixels, bits=16, syntax=JPEG2000Lossless)
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = encapsulate([signed])
+        dataset.save_as(path)
+        assert np.array_equal(read_mammogram(path).pixels, pixels)
 
 
 def test_fragments_and_bare_files(tmp_path: Path) -> None:
@@ -260,6 +263,20 @@ def test_modality_lut_is_applied(tmp_path: Path) -> None:
     item.ModalityLUTType = "US"
     path = dicom(tmp_path / "a", pixels, bits=12, ModalityLUTSequence=Sequence([item]))
     assert np.array_equal(read_mammogram(path).pixels, table[pixels])
+    turned = dicom(tmp_path / "b", pixels, bits=12, ModalityLUTSequence=Sequence([item]),
+                   PhotometricInterpretation="MONOCHROME1")
+    assert np.array_equal(read_mammogram(turned).pixels, 65535 - table[pixels])
+    # The first value mapped is -2048 where pixels are signed, though its element is not.
+    item.add_new("LUTDescriptor", "US", [4096, 65536 - 2048, 16])
+    signed = picture(12, signed=True)
+    path = dicom(tmp_path / "c", signed, bits=12, ModalityLUTSequence=Sequence([item]))
+    assert np.array_equal(read_mammogram(path).pixels, table[signed + 2048])
+    # A table of 65536 says 0.
+    table = np.arange(65536)[::-1].astype(np.uint16)
+    item.add_new("LUTDescriptor", "US", [0, 0, 16])
+    item.add_new("LUTData", "OW", table.tobytes())
+    path = dicom(tmp_path / "d", picture(16), bits=16, ModalityLUTSequence=Sequence([item]))
+    assert np.array_equal(read_mammogram(path).pixels, table[picture(16)])
 
 
 def test_without_a_usable_voi_percentiles_show(tmp_path: Path) -> None:
@@ -312,6 +329,7 @@ def coded(value: str) -> Sequence:
         ({"SeriesDescription": "R CC, L CC"}, None, "CC"),
         ({"SeriesDescription": "full mammogram images"}, None, None),
         ({"SeriesDescription": "SMALL CLIP", "ImageLaterality": "B"}, None, None),
+        ({"SeriesDescription": "R CC", "ImageLaterality": "B", "Laterality": "L"}, None, "CC"),
         ({"Laterality": "L", "PatientOrientation": "MLO"}, "L", "MLO"),
         ({"PatientOrientation": ["A", "R"]}, None, None),
         ({"ViewPosition": "", "SeriesDescription": "XCCL RIGHT"}, "R", "XCCL"),
@@ -425,6 +443,14 @@ def test_nrrd_and_nifti_of_other_hands(tmp_path: Path) -> None:
         nrrd.write(str(tmp_path / "a"), pixels.T.copy(), {"encoding": encoding})
         read = read_mammogram(tmp_path / "a")
         assert np.array_equal(read.pixels, pixels) and read.spacing_mm is None
+    nrrd.write(str(tmp_path / "a"), pixels.T.astype(">u2"), {"endian": "big"})
+    header = nibabel.Nifti1Header(endianness=">")
+    header.set_data_dtype(np.uint16)
+    image = nibabel.Nifti1Image(pixels.T[:, :, None], np.eye(4), header)
+    (tmp_path / "b").write_bytes(image.to_bytes())
+    for name in "ab":
+        read = read_mammogram(tmp_path / name)
+        assert np.array_equal(read.pixels, pixels) and read.pixels.dtype.isnative
     for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
         data = pixels.T[:, :, None].astype(np.int32)
         image = kind(data, np.diag([0.07, 0.07, 1, 1]))
@@ -435,6 +461,30 @@ def test_nrrd_and_nifti_of_other_hands(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(data, np.eye(4))
     (tmp_path / "b").write_bytes(image.to_bytes())
     assert read_mammogram(tmp_path / "b").spacing_mm is None  # 1 x 1 mm is no mammogram's
+    signed = nibabel.Nifti1Image(data - 2048, np.eye(4))
+    (tmp_path / "b").write_bytes(signed.to_bytes())
+    read = read_mammogram(tmp_path / "b")
+    assert np.array_equal(read.pixels, pixels.astype(int) - 2048)
+    assert read.pixels.dtype == np.int16
+    turned = bytearray(image.to_bytes())
+    turned[112:120] = struct.pack("<2f", -1, 4095)  # slope and intercept
+    (tmp_path / "b").write_bytes(turned)
+    assert np.array_equal(read_mammogram(tmp_path / "b").pixels, 4095 - pixels)
+
+
+def test_a_spacing_in_other_units_is_none(tmp_path: Path) -> None:
+    """70 micrometres would be read as 70 mm; a mass of that size is no measurement."""
+    pixels = picture(12)
+    image = nibabel.Nifti1Image(pixels.T[:, :, None], np.diag([70.0, 70, 1, 1]))
+    for units, spacing in (("micron", None), ("mm", (70.0, 70.0))):
+        image.header.set_xyzt_units(units)
+        (tmp_path / "a").write_bytes(image.to_bytes())
+        assert read_mammogram(tmp_path / "a").spacing_mm == spacing
+    for unit, spacing in (("um", None), ("mm", (70.0, 90.0))):
+        header = {"space dimension": 2, "space directions": np.diag([70.0, 90.0]),
+                  "space units": [unit, unit]}
+        nrrd.write(str(tmp_path / "b"), pixels.T.copy(), header)
+        assert read_mammogram(tmp_path / "b").spacing_mm == spacing
 
 
 def colour() -> Any:
@@ -446,6 +496,10 @@ def test_grey_dicom_saved_as_rgb(tmp_path: Path) -> None:
     path = dicom(tmp_path / "a", np.stack([pixels] * 3, -1), bits=8)
     assert np.array_equal(read_mammogram(path).pixels, pixels)
     path = dicom(tmp_path / "b", np.stack([pixels] * 3, -1), bits=8, syntax=RLELossless)
+    assert np.array_equal(read_mammogram(path).pixels, pixels)
+    planes = np.stack([pixels] * 3).tobytes() + b"\0"
+    path = dicom(tmp_path / "c", np.stack([pixels] * 3, -1), bits=8, PlanarConfiguration=1,
+                 PixelData=planes)
     assert np.array_equal(read_mammogram(path).pixels, pixels)
 
 
@@ -474,6 +528,8 @@ def refused_files(folder: Path) -> dict[str, Path]:
     add("no pixel data", "nopixels.dcm", tagged(PixelData=None))
     add("no image", "sr.dcm", tagged(PixelData=None, Rows=None, Modality=""))
     add("32 bits", "deep.dcm", tagged(BitsAllocated=32, BitsStored=32, HighBit=31))
+    add("up to bit 10", "low.dcm", tagged(HighBit=10))
+    add("up to bit 16", "high.dcm", tagged(HighBit=16))
     add("bytes of", "short.dcm", tagged(Rows=100))
     add("belong", "long.dcm", tagged(Rows=30))
     add("the header says", "shape.dcm", tagged(syntax=JPEG2000Lossless, Rows=62))
@@ -486,6 +542,12 @@ def refused_files(folder: Path) -> dict[str, Path]:
     add("a colour", "photo.png", lambda p: Image.fromarray(colour()).save(p))
     add("colour picture", "photo.jpg", lambda p: Image.fromarray(colour()).save(p))
     add("colour ", "photo.tif", lambda p: tifffile.imwrite(p, colour(), photometric="rgb"))
+
+    greenish = np.stack([picture(8)] * 3, -1)
+    greenish[9, 9, 1] ^= 1  # in one pixel, and only there
+    add("is a colour picture", "green.png", lambda p: Image.fromarray(greenish).save(p))
+    veil = np.stack([picture(8), np.full_like(picture(8), 254)], -1)
+    add("transparent", "veil.png", lambda p: Image.fromarray(veil).save(p))
 
     def vast(path: Path) -> None:
         Image.fromarray(picture(8)).save(path)
@@ -512,6 +574,12 @@ def refused_files(folder: Path) -> dict[str, Path]:
     add("segmentation", "x.seg.nrrd", lambda p: nrrd.write(str(p), pixels, {"Segment0_ID": "a"}))
     add("10 x 10", "tiny.png", lambda p: Image.fromarray(pixels[:10, :10]).save(p))
     return made
+
+
+def test_what_is_for_presentation_is_read_whatever_its_class(tmp_path: Path) -> None:
+    path = dicom(tmp_path / "a", picture(), bits=12, SOPClassUID="1.2.840.10008.5.1.4.1.1.1.2.1",
+                 PresentationIntentType="FOR PRESENTATION")
+    assert np.array_equal(read_mammogram(path).pixels, picture())
 
 
 def test_every_other_file_is_refused_with_reason_and_remedy(tmp_path: Path) -> None:
@@ -605,6 +673,13 @@ def test_rle_segment_tables_that_lie_are_refused(tmp_path: Path) -> None:
         path.write_bytes(data[:at] + struct.pack("<3L", *table) + data[at + 12 :])
         with pytest.raises(UnreadableMammogram, match="RLE segment"):
             read_mammogram(path)
+    # One byte would do for all pixels if it were spread over them.
+    path = dicom(tmp_path / "b", picture(8), bits=8, syntax=RLELossless)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = encapsulate([struct.pack("<16L", 1, 64, *[0] * 14) + b"\0\x05"])
+    dataset.save_as(path)
+    with pytest.raises(UnreadableMammogram, match="holds 1 of 2623 bytes"):
+        read_mammogram(path)
 
 
 def test_a_deflated_file_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:

@@ -12,13 +12,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ftmtl.config import PAPER, NetworkConfig
+from ftmtl.config import PAPER, NetworkConfig, SettledBy
 from ftmtl.network import boxes as box_ops
 from ftmtl.network.backbone import Backbone, NotResNet50, read_imagenet
 from ftmtl.network.feature_transfer import transfer
-from ftmtl.network.heads import ClassificationHead, DetectionHead, SegmentationHead
+from ftmtl.network.heads import (
+    ClassificationHead,
+    DetectionHead,
+    SegmentationHead,
+    SpatialDetectionHead,
+)
 from ftmtl.network.model import Detections, FTMTLNet, build, extents_of
 from ftmtl.network.rpn import RegionProposalNetwork, RpnOutput, propose
+from ftmtl.network.settle import consensus
 from ftmtl.training.stages import trainable
 
 
@@ -349,14 +355,38 @@ def test_the_detection_head_is_a_mean_and_a_linear_map() -> None:
         torch.testing.assert_close(head(theta1), mean @ head.deltas.weight.T + head.deltas.bias)
 
 
+def test_the_heads_beyond_the_paper_by_hand() -> None:
+    """The recommended preset's: all layers but the last end in a ReLU, and places keep theirs."""
+    torch.manual_seed(0)
+    detection, classification = SpatialDetectionHead(), ClassificationHead(transfer, deep=True)
+    for parameter in [*detection.parameters(), *classification.parameters()]:
+        nn.init.normal_(parameter, std=0.05)
+    theta1 = torch.randn(3, 7, 7, 1024)
+    theta4, mask_logits = torch.randn(3, 14, 14, 4, 256), torch.randn(3, 14, 14, 4, 2)
+    first, _, second, _ = classification.hidden
+    with torch.no_grad():
+        reduced = F.conv2d(theta1.permute(0, 3, 1, 2), detection.reduce.weight[:, :, None, None],
+                           detection.reduce.bias).relu()
+        places = torch.cat([reduced[:, :, i, j] for i in range(7) for j in range(7)], dim=1)
+        hidden = (places @ detection.hidden.weight.T + detection.hidden.bias).relu()
+        torch.testing.assert_close(detection(theta1), detection.deltas(hidden), rtol=0, atol=1e-3)
+
+        x = torch.cat([theta1.mean(dim=(1, 2)), transfer(theta4, mask_logits)], dim=1)
+        for layer in (first, second):
+            x = (x @ layer.weight.T + layer.bias).relu()
+        expected = x @ classification.classes.weight.T + classification.classes.bias
+        torch.testing.assert_close(classification(theta1, theta4, mask_logits), expected)
+
+
 # Reading a canvas
 
 
-def build_small(seed: int = 0) -> FTMTLNet:
+def build_small(seed: int = 0, settled_by: SettledBy = "suppression") -> FTMTLNet:
     """The paper's network on a small canvas, with deltas that move every box."""
     torch.manual_seed(seed)
     config: NetworkConfig = replace(
-        PAPER.network, canvas=(96, 64), anchor_sizes=(24, 40), proposals_infer=30
+        PAPER.network, canvas=(96, 64), anchor_sizes=(24, 40), proposals_infer=30,
+        settled_by=settled_by,
     )
     network = build(config).eval()
     with torch.no_grad():  # random convolutions blow up: bring θ0 and the RPN to about unit size
@@ -426,6 +456,27 @@ def test_classes_and_masks_are_read_off_the_refined_boxes(
                                           strict=True):
                 kind = 0 if logits[1] >= logits[2] else 1
                 torch.testing.assert_close(mask, maps[kind].sigmoid(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_consensus_is_what_is_said_of_a_mass(canvases: tuple[Tensor, Tensor]) -> None:
+    """Box and classes are the vote's; the mask is drawn on the voted box, of the voted kind."""
+    network = build_small(settled_by="consensus")
+    with torch.inference_mode():
+        theta0 = network.backbone(*canvases)
+        extents = extents_of(canvases[1])
+        proposals = network.proposals(network.rpn(theta0), extents, 30)
+        refined = network.refine(theta0, proposals, extents)
+        found = network.detect(*canvases)
+        for i, detections in enumerate(found):
+            described = network.heads(network.pool(theta0[i : i + 1], [refined[i]]))
+            boxes, logits = consensus(refined[i], described.class_logits)
+            torch.testing.assert_close(detections.boxes, boxes, rtol=1e-3, atol=1e-2)
+            torch.testing.assert_close(detections.class_logits, logits, rtol=1e-3, atol=1e-3)
+            outlined = network.heads(network.pool(theta0[i : i + 1], [boxes]))
+            kinds = (logits[:, 2] > logits[:, 1]).long()
+            maps = outlined.mask_logits.sigmoid()[torch.arange(len(kinds)), kinds]
+            torch.testing.assert_close(detections.masks, maps, rtol=1e-3, atol=1e-3)
+            assert not torch.allclose(logits.softmax(1), outlined.class_logits.softmax(1))
 
 
 def test_suppression_is_by_class(

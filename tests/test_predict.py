@@ -10,16 +10,22 @@ import jsonschema
 import numpy as np
 import pydicom
 import pytest
+import torch
 from PIL import Image
+from scipy.spatial.distance import pdist
 
-from ftmtl.findings import SCHEMA_FILE, Findings, Verdict
+from ftmtl.canvas import Canvas, CanvasGeometry
+from ftmtl.findings import SCHEMA_FILE, Findings, ImageInfo, Verdict
 from ftmtl.mammogram import Mammogram, read_mammogram
+from ftmtl.network.model import Detections
 from ftmtl.overlay import draw_overlay
 from ftmtl.predict import SCORE_FLOOR, Candidate, InvalidBoxes, Predictor, _mask, image_info
 from ftmtl.predict_files import patients_document
 from ftmtl.probabilities import Calibration
+from ftmtl.reading import Reading
 from ftmtl.rle import decode_rle
 from ftmtl.veto import ImageWord
+from ftmtl.weights_file import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +74,69 @@ def test_no_two_findings_are_one_mass(predictor: Predictor, film: Mammogram) -> 
 def test_threshold_and_number_cut_the_list_and_change_nothing_else(
     predictor: Predictor, film: Mammogram
 ) -> None:
-    whole = scores(predictor(film, threshold=SCORE_FLOOR))
+    everything = predictor(film, threshold=SCORE_FLOOR)
+    whole = scores(everything)
     assert scores(predictor(film, threshold=SCORE_FLOOR, max_findings=2)) == whole[:2]
-    middle = 1 - whole[len(whole) // 2][0]["background"]  # type: ignore[index]
-    kept = scores(predictor(film, threshold=middle))
-    assert kept == whole[: len(kept)] and 0 < len(kept) < len(whole)
+    number = len(whole) // 2
+    middle = 1 - whole[number][0]["background"]  # type: ignore[index]
+    kept = predictor(film, threshold=middle)
+    assert scores(kept) == whole[: number + 1]  # a score at the threshold passes
+    nothing = predictor(film, threshold=1.0)
+    assert nothing.findings == () and everything.verdict.malignancy > 0
+    assert nothing.verdict == kept.verdict == everything.verdict
+
+
+@pytest.mark.parametrize(("points", "expected"), [
+    ({"operating_points": {"0.3": 0.9, "1": 0.7, "3.67": 0.2}}, 0.7), ({}, 0.5)])
+def test_the_threshold_is_that_of_one_false_positive_an_image(
+    untrained: Path, points: dict[str, dict[str, float]], expected: float
+) -> None:
+    weights = replace(load_weights(untrained), metadata=points)
+    assert Predictor(weights.network(), weights, version="1",
+                     device=torch.device("cpu")).default_threshold == expected
+
+
+def test_masses_are_gathered_from_boxes_by_hand(predictor: Predictor) -> None:
+    """On a film of 400×900 that the canvas shows from (0, 40) on, half as wide and as high.
+
+    The third box lies on the first and is malignant; the second is hardly a mass. Both leave the
+    film by rounding. The fourth is less than anything that counts, the last a line.
+    """
+    canvas = Canvas(np.zeros((430, 200), np.float32), np.ones((430, 200), bool), CanvasGeometry(
+        origin=(0, 40), extent=(400, 860), scale=(0.5, 0.5), image_size=(900, 400),
+        canvas_size=(430, 200)))
+    probabilities = torch.tensor([[0.1, 0.8, 0.1], [0.98, 0.015, 0.005], [0.4, 0.1, 0.5],
+                                  [0.9995, 0.0004, 0.0001], [0.2, 0.6, 0.2]])
+    boxes = torch.tensor([[-0.01, 20, 40, 40], [150, 400, 200.05, 430.02], [0, 20, 40, 50],
+                          [100, 100, 120, 120], [60, 60, 60.5, 300]])
+    maps, pooled = torch.rand(5, 28, 28), torch.rand(5, 1024)
+    reading = predictor.gathered(Detections(boxes, probabilities.log(), maps, pooled), canvas)
+    first, second = reading.candidates
+    assert first.box == (0, 80, 80, 40)
+    assert second.box == (300, 840, 100, 60)
+    assert first.probabilities == pytest.approx(probabilities[0].numpy(), abs=1e-6)
+    assert (first.score, second.score) == pytest.approx((0.9, 0.02), abs=1e-6)
+    assert (first.malignancy, second.malignancy) == pytest.approx((5 / 6, 1 / 4), abs=1e-4)
+    assert np.array_equal(first.mask, maps[0]) and np.array_equal(second.mask, maps[1])
+    mean = ((1 - probabilities[:, :1]) * pooled).sum(dim=0)
+    assert reading.features == pytest.approx((mean / mean.norm()).numpy(), abs=1e-6)
+    (finding,) = predictor.findings(reading, ImageInfo(id="a", width=400, height=900)).findings
+    assert finding.label == "malignant"  # though the box that is drawn is likelier benign
+
+
+@pytest.mark.parametrize(("score", "malignancy", "said", "label"), [
+    (0.6, 0.9, 0.54 / 0.64, "malignant"), (0.6, 0.5, 0.3 / 0.64, "benign"),
+    (0.4, 0.9, 0.36 / 0.46, "no finding")])
+def test_the_verdict_is_that_of_the_likely_masses(
+    predictor: Predictor, score: float, malignancy: float, said: float, label: str
+) -> None:
+    share = score * malignancy
+    candidate = Candidate((5, 5, 20, 20), np.array([1 - score, score - share, share]), malignancy,
+                          np.ones((28, 28), np.float32))
+    document = predictor.findings(Reading((candidate,), np.zeros(1024, np.float32)),
+                                  ImageInfo(id="a", width=50, height=50), threshold=0.9)
+    assert document.findings == ()
+    assert (document.verdict.malignancy, document.verdict.label) == (pytest.approx(said), label)
 
 
 def test_neither_the_headers_window_nor_the_bit_depth_changes_a_score(
@@ -139,7 +203,7 @@ def test_the_mask_is_the_map_stretched_over_the_box() -> None:
     coarse = np.kron(random.random((4, 4)), np.ones((7, 7))).astype(np.float32)
     box = (10.3, 5.6, 40.9, 33.2)
     candidate = Candidate(box, np.array([0.2, 0.3, 0.5]), 0.6, coarse)
-    rle, area, _ = _mask(candidate, (60, 80), (0.5, 0.25))
+    rle, area, diameter = _mask(candidate, (60, 80), (0.5, 0.25))
     assert rle is not None and area is not None
     expected = np.zeros((60, 80), dtype=bool)
     least = min(0.5, coarse.max() / 2)
@@ -157,6 +221,9 @@ def test_the_mask_is_the_map_stretched_over_the_box() -> None:
     disagreeing = decode_rle(rle) != expected
     assert disagreeing.sum() <= 2  # a value on the threshold may round either way
     assert area == pytest.approx(decode_rle(rle).sum() * 0.125)
+    y, x = np.nonzero(decode_rle(rle))
+    corners = np.concatenate([np.stack([x + i, y + j], axis=1) for i in (0, 1) for j in (0, 1)])
+    assert diameter == pytest.approx(pdist(np.unique(corners, axis=0) * (0.5, 0.25)).max())
 
 
 def test_a_box_without_any_mask_says_so(film: Mammogram) -> None:

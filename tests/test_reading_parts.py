@@ -280,7 +280,7 @@ def test_jobs_wait_for_nobody_but_readers_and_idle_work_for_quiet() -> None:
 
 
 def test_agreement_counts_by_hand_and_kappa_is_cohens() -> None:
-    """Five masses of the reader, six findings of the model on one image; three below the line."""
+    """Six masses of the reader, one of them of unknown class, and a region that she left open."""
     def place(x: float) -> list[float]:
         return [x, 10.0, 20.0, 20.0]
 
@@ -289,11 +289,16 @@ def test_agreement_counts_by_hand_and_kappa_is_cohens() -> None:
         "annotations": [
             {"id": n, "image_id": 1, "bbox": place(100 * n), "category_id": category}
             for n, category in enumerate((1, 2, 2, 1, 1))
+        ] + [
+            {"id": 5, "image_id": 1, "bbox": place(500), "category_id": 1, "class_known": False},
+            {"id": 6, "image_id": 1, "bbox": place(600), "category_id": 1, "role": "ignore"},
         ],
     })
     said = [(0, 1, 0.9), (100, 2, 0.8), (200, 1, 0.7), (300, 1, 0.6),  # one called otherwise
             (700, 2, 0.9),  # nothing there
-            (400, 1, 0.1)]  # too faint to be shown
+            (400, 1, 0.1),  # too faint to be shown
+            (500, 2, 0.5),  # just shown; nobody calls it otherwise
+            (600, 2, 0.9)]  # neither right nor wrong
     predictions = parse_predictions([
         {"image_id": 1, "bbox": place(x), "category_id": category, "score": score,
          "scores": [1 - score, score / 2, score / 2]}
@@ -302,13 +307,13 @@ def test_agreement_counts_by_hand_and_kappa_is_cohens() -> None:
     shown_as = np.array([category for _, category, _ in said])
     found = agreement(truth, predictions, shown_as, 0.5)
     assert {k: found[k] for k in ("accepted", "reclassified", "rejected", "added")} == {
-        "accepted": 3, "reclassified": 1, "rejected": 1, "added": 1
+        "accepted": 4, "reclassified": 1, "rejected": 1, "added": 1
     }
     # 3 of 4 agree; by chance (2·3 + 2·1)/16 would: (0.75 − 0.5) / (1 − 0.5).
     assert found["kappa"] == pytest.approx(0.5)
     assert found["kappa"] == pytest.approx(cohen_kappa_score([1, 2, 2, 1], [1, 2, 1, 1]))
     alone = agreement(truth, predictions, shown_as, 0.85)
-    assert alone["kappa"] is None and alone["reason"] and alone["added"] == 4
+    assert alone["kappa"] is None and alone["reason"] and alone["added"] == 5
 
 
 def test_the_history_keeps_a_row_for_each_version_and_set_of_labels(tmp_path: Path) -> None:

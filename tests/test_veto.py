@@ -50,6 +50,8 @@ def test_iou_of_exactly_a_fifth_does_not_join():
     # 10 × 6 and 10 × 6, shifted by 4: 20 shared of 100.
     assert gather(rows([0, 0, 10, 6], [0, 4, 10, 10]), [0.9, 0.8]) == [(0,), (1,)]
     assert gather(rows([0, 0, 10, 6], [0, 3.99, 10, 9.99]), [0.9, 0.8]) == [(0, 1)]
+    # Apart both ways, by 8: the product of the two gaps is no area.
+    assert gather(rows([0, 0, 10, 10], [18, 18, 28, 28]), [0.9, 0.8]) == [(0,), (1,)]
 
 
 def test_greedy_by_score_and_not_by_chain():
