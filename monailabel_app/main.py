@@ -263,6 +263,10 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         TrainingRequest.of(settings, device=self.device)
         if not self._datastore.get_labeled_images():
             raise HTTPException(409, "There is no label to learn from yet")
+        if not self._datastore.teaching():
+            raise HTTPException(
+                409, "All labels are of patients who judge the model. Label another patient's image"
+            )
 
     def what_trains(self, model: str) -> str:
         """What a training that is running says of itself, in words."""

@@ -23,16 +23,20 @@ LONG = {"max_epochs": 1000, "steps": 2}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("tasks")
-    write_dicom(folder / "studies" / "one.dcm", "1.2.840.1")
-    image = ImageInfo(id="1.2.840.1", width=96, height=128)
-    label = write_label(folder / "x.seg.nrrd", image, "benign").read_bytes()
+    for number in range(1, 6):
+        write_dicom(folder / "studies" / f"{number}.dcm", f"1.2.840.{number}", f"Jane^{number}")
     studies = folder / "studies"
     with serve(folder, studies, workspace=folder / "ws", weights=untrained) as running:
-        reply = running.put(
-            "/datastore/label?image=1.2.840.1", files={"label": ("x.seg.nrrd", label)}
-        )
-        assert reply.status_code == 200, reply.text
+        submit(running, folder, 1)
         yield running
+
+
+def submit(server: Server, folder: Path, number: int) -> None:
+    image = ImageInfo(id=f"1.2.840.{number}", width=96, height=128)
+    label = write_label(folder / "x.seg.nrrd", image, "benign").read_bytes()
+    files = {"label": ("x.seg.nrrd", label)}
+    reply = server.put(f"/datastore/label?image={image.id}", files=files)
+    assert reply.status_code == 200, reply.text
 
 
 def stats(server: Server) -> dict[str, Any]:
@@ -111,6 +115,19 @@ def test_a_failure_tells_no_path_of_the_servers(server: Server) -> None:
         canvases.unlink()
 
 
+def test_where_every_patient_judges_nobody_teaches(server: Server, tmp_path: Path) -> None:
+    """As after the others' labels were withdrawn: the fifth patient judges."""
+    for number in range(2, 6):
+        submit(server, tmp_path, number)
+    for number in range(1, 5):
+        server.delete(f"/datastore/label?id=1.2.840.{number}&tag=final").raise_for_status()
+    refused = server.post(TRAIN, json={})
+    assert refused.status_code == 409 and "judge" in refused.json()["detail"]
+    submit(server, tmp_path, 1)
+    assert server.post(TRAIN, json=LONG).status_code == 200
+    kill_trainer(server)
+
+
 def test_a_clock_that_is_put_right_ends_no_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,3 +143,9 @@ def test_a_clock_that_is_put_right_ends_no_training(
     report["process"][0] = 1
     file.write_text(json.dumps(report))
     assert read_report(file)["state"] == "stopped", "that number is another process now"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"7", b'"x"', b"\xff"])
+def test_a_damaged_report_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "progress.json").write_bytes(content)
+    assert read_report(tmp_path / "progress.json") == {}

@@ -313,6 +313,13 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         done = set(self.labels.labelled(check_tag(label_tag or FINAL)))
         return [image for image in self.list_images() if image in done]
 
+    def teaching(self) -> list[str]:
+        """The labelled images that training learns from; the patients of the others judge it."""
+        sides = self.sides.all()
+        keys = {i: str((self.entry(i).image or {}).get("patient_key"))
+                for i in self.get_labeled_images()}
+        return [image for image, key in keys.items() if sides.get(key) != "validation"]
+
     def get_unlabeled_images(
         self, label_tag: str | None = None, labels: list[str] | None = None
     ) -> list[str]:

@@ -57,8 +57,8 @@ class Report:
 def read_report(file: Path) -> dict[str, Any]:
     """The report; one whose process has gone while it was running says `stopped`."""
     try:
-        stats: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        stats: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return {}
     if stats.get("state") == "running" and not _is_alive(stats.get("process")):
         stats["state"] = "stopped"
