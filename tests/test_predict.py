@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -306,8 +307,10 @@ def test_a_data_set_is_read_down_to_the_floor_and_in_its_films_true_shape(
 def test_files_are_read_at_the_threshold_that_is_asked_for(
     predictor: Predictor, film: Mammogram, tmp_path: Path
 ) -> None:
+    twice = [film.path, Path(os.path.relpath(film.path))]
     for threshold in (SCORE_FLOOR, 1.0):
-        predict_files(predictor, [film.path], tmp_path, threshold=threshold)
+        report = predict_files(predictor, twice, tmp_path, threshold=threshold)
+        assert (report.read, report.refused) == (1, [])
         document = json.loads((tmp_path / f"{film.image_id}.json").read_text())
         expected = predictor(film, threshold=threshold)
         assert Findings.from_json(document).findings == expected.findings
