@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published_sets import breast, write_dicom
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from scipy import ndimage
 
 from ftmtl.canvas import fit_geometry
 from ftmtl.datasets.coco import InvalidDataset, read_coco, to_coco
+from ftmtl.datasets.film import read_film
 from ftmtl.datasets.fitted import fitted_mask
 from ftmtl.datasets.records import Annotation, ImageRecord
 from ftmtl.datasets.split import hold_out, part_of
 from ftmtl.datasets.stretched_cbis import read_stretched_cbis
+from ftmtl.mammogram import UnreadableMammogram
 
 IMAGES = Path("films")
 
@@ -274,6 +277,17 @@ def test_a_stretched_film_of_unknown_shape_is_refused(tmp_path: Path, side: Any)
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     with pytest.raises(InvalidDataset, match="image 1 does not tell its original size"):
         read_stretched_cbis(tmp_path)
+
+
+def test_a_records_shape_goes_before_its_files_and_its_size_must_be_the_files(
+    tmp_path: Path
+) -> None:
+    file = write_dicom(tmp_path / "1.dcm", breast(60, 40), PixelAspectRatio=["3", "2"])
+    record = ImageRecord(image_id=1, path=file, width=40, height=60, patient_id="a")
+    assert read_film(record).pixel_aspect == 1.5
+    assert read_film(replace(record, pixel_aspect=1.25)).pixel_aspect == 1.25
+    with pytest.raises(UnreadableMammogram, match="has 40×60 pixels, the data set says 60×40"):
+        read_film(replace(record, width=60, height=40))
 
 
 # Who is held out

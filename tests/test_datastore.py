@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from ftmtl.cli import main as ftmtl
 from ftmtl.datasets.coco import read_coco
-from ftmtl.datasets.labels import read_labels
+from ftmtl.datasets.labels import read_labels, to_record
 from ftmtl.findings import Finding, Findings, ImageInfo, ModelInfo, Verdict, encode_rle
 from ftmtl.label_file import read_label_file, write_label_file
 from monailabel_app.lib.datastore import MammogramStore
@@ -196,6 +197,22 @@ def test_every_submission_is_a_version(store: MammogramStore, tmp_path: Path) ->
     assert later.get_image_info("1.2.840.1")["annotator"] == "bob"
     assert later.get_labeled_images() == ["1.2.840.1"]
     assert later.status()["label_tags"] == {"final": 1}
+
+
+def test_the_number_of_a_submission_says_which_is_the_newest(
+    store: MammogramStore, tmp_path: Path
+) -> None:
+    """Not its time, which a clock that is set right may turn back; nor a copy of another's."""
+    for label in ("benign", "malignant"):
+        sent = write_label(tmp_path / "x.seg.nrrd", store.image_info("1.2.840.1"), label)
+        store.save_label("1.2.840.1", str(sent), "final", {})
+    folder = store.labels.folder / "1.2.840.1" / "final"
+    row = json.loads((folder / "0002.json").read_text())
+    (folder / "0002.json").write_text(json.dumps({**row, "time": "2001-01-01T00:00:00.000+00:00"}))
+    shutil.copy(folder / "0001.json", folder / "0003.json")
+    later = again(store)
+    assert Path(later.get_label_uri("1.2.840.1", "final")).name == "0002.seg.nrrd"
+    assert len(later.get_label_info("1.2.840.1", "final")["versions"]) == 2
 
 
 def test_a_repeated_submission_does_nothing(store: MammogramStore, tmp_path: Path) -> None:
@@ -382,7 +399,9 @@ def test_labels_become_records(store: MammogramStore, tmp_path: Path) -> None:
     empty = write_label(tmp_path / "empty.seg.nrrd", store.image_info("1.2.840.3"))
     store.save_label("1.2.840.3", str(empty), "final", {})
 
+    shutil.copy(store.studies / "a" / "one.dcm", store.studies / "a" / "z.dcm")
     (first, nothing), damaged = read_labels(store.workspace, store.studies)
+    (store.studies / "a" / "z.dcm").unlink()
     assert damaged == []
     assert (first.image_id, first.path) == ("1.2.840.1", store.studies / "a" / "one.dcm")
     assert "one.dcm" not in "".join(f.read_text() for f in store.labels.folder.rglob("*.json"))
@@ -394,6 +413,8 @@ def test_labels_become_records(store: MammogramStore, tmp_path: Path) -> None:
         ("ignore", 2),
     ]
     assert [a.mask_source for a in first.annotations] == ["none", "annotated", "none", "none"]
+    # What nobody judged is of no known class either.
+    assert [a.class_known for a in first.annotations] == [True, True, True, False]
     assert nothing.annotations == (), "nothing there is a label too"
 
     coco = tmp_path / "coco.json"
@@ -401,6 +422,26 @@ def test_labels_become_records(store: MammogramStore, tmp_path: Path) -> None:
     assert ftmtl([*command, "--out", str(coco)]) == 0
     assert read_coco(coco, store.studies) == [first, nothing]
     assert ftmtl(["dataset", "labels", str(tmp_path), "--out", str(coco)]) == 2
+
+
+def test_a_record_lies_in_its_image_has_its_shape_and_claims_no_patient(
+    studies: Path, tmp_path: Path
+) -> None:
+    write_dicom(studies / "flat.dcm", "1.2.840.4", ImagerPixelSpacing=[0.15, 0.1])
+    (tmp_path / "workspace").mkdir()
+    store = MammogramStore(studies, tmp_path / "workspace")
+    image = store.image_info("1.2.840.4")
+    box = (WIDTH - 10.0, -0.005, 10.009, HEIGHT + 0.01)  # sticks out by rounding
+    finding = Finding(id="f", label="benign", bbox=box, source="annotator", status="added")
+    document = Findings(image=image, model=None, findings=(finding,),
+                        verdict=Verdict.of([finding], how="test"))
+    write_label_file(tmp_path / "x.seg.nrrd", document)
+    store.save_label("1.2.840.4", str(tmp_path / "x.seg.nrrd"), "final", {})
+    [record], _ = read_labels(store.workspace, store.studies)
+    assert record.annotations[0].bbox == pytest.approx((WIDTH - 10, 0, 10, HEIGHT), abs=1e-9)
+    assert record.pixel_aspect == pytest.approx(1.5) and record.patient_known
+    nobody = to_record(replace(document, image=replace(image, patient_key=None)), Path("x"))
+    assert (nobody.patient_id, nobody.patient_known) == ("image 1.2.840.4", False)
 
 
 @pytest.mark.parametrize(

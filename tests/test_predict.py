@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +13,25 @@ import pydicom
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 from scipy.spatial.distance import pdist
 
 from ftmtl.canvas import Canvas, CanvasGeometry
-from ftmtl.findings import SCHEMA_FILE, Findings, ImageInfo, Verdict
+from ftmtl.datasets.records import ImageRecord
+from ftmtl.findings import (
+    SCHEMA_FILE,
+    Finding,
+    Findings,
+    ImageInfo,
+    Verdict,
+    VerdictLabel,
+    encode_rle,
+)
 from ftmtl.mammogram import Mammogram, read_mammogram
 from ftmtl.network.model import Detections
 from ftmtl.overlay import draw_overlay
 from ftmtl.predict import SCORE_FLOOR, Candidate, InvalidBoxes, Predictor, _mask, image_info
-from ftmtl.predict_files import patients_document
+from ftmtl.predict_files import coco_results, patients_document, predict_files, predict_records
 from ftmtl.probabilities import Calibration
 from ftmtl.reading import Reading
 from ftmtl.rle import decode_rle
@@ -261,3 +272,64 @@ def test_a_narrow_breast_is_drawn_in_its_true_shape(tmp_path: Path) -> None:
     rows, columns = np.nonzero(picture[64:-64] > 200)
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     assert width / height == pytest.approx(1, abs=0.05)
+
+
+def test_a_data_sets_predictions_say_what_the_findings_say() -> None:
+    mask = np.zeros((40, 30), dtype=bool)
+    mask[3:9, 20:25] = True
+    drawn = Finding(id="F1", label="benign", bbox=(20, 3, 5, 6), segmentation=encode_rle(mask),
+                    mask_source="model", malignancy=0.4, source="model", status="proposed",
+                    scores={"background": 0.25, "benign": 0.45, "malignant": 0.3})
+    boxed = replace(drawn, id="F2", label="malignant", segmentation=None, mask_source="none")
+    document = Findings(image=ImageInfo(id="a", width=30, height=40), model=None,
+                        findings=(drawn, boxed), verdict=Verdict.of((), how="test"))
+    first, second = coco_results(document, 7)
+    segmentation = first.pop("segmentation")
+    assert np.array_equal(coco_mask.decode(segmentation), mask)
+    assert first == {"image_id": 7, "category_id": 1, "bbox": [20, 3, 5, 6], "score": 0.75,
+                     "scores": [0.25, 0.45, 0.3], "malignancy": 0.4}
+    assert second == {**first, "category_id": 2}
+
+
+def test_a_patient_is_as_malignant_as_her_worst_image() -> None:
+    def said(image: str, malignancy: float, label: VerdictLabel) -> Findings:
+        return Findings(image=ImageInfo(id=image, width=30, height=40), model=None, findings=(),
+                        verdict=Verdict(malignancy=malignancy, label=label, how="test"))
+
+    document = patients_document({
+        "b": [said("1", 0.3, "benign"), said("2", 0.55, "malignant"), said("3", 0, "no finding")],
+        "a": [said("4", 0.9, "no finding")], "c": [said("5", 0.5, "benign")],
+    })
+    assert document == {
+        "a": {"malignancy": 0.9, "label": "no finding", "images": {"4": 0.9}, "how": "test"},
+        "b": {"malignancy": 0.55, "label": "malignant", "images": {"1": 0.3, "2": 0.55, "3": 0},
+              "how": "test"},
+        "c": {"malignancy": 0.5, "label": "benign", "images": {"5": 0.5}, "how": "test"},
+    }
+
+
+def test_a_data_set_is_read_down_to_the_floor_and_in_its_films_true_shape(
+    untrained: Path, film: Mammogram, tmp_path: Path
+) -> None:
+    predictor = Predictor.load(untrained, device="cpu")
+    predictor.default_threshold = 1.0
+    record = ImageRecord(image_id=7, path=film.path, width=film.width, height=film.height,
+                         patient_id="a", pixel_aspect=1.5)
+    gone = replace(record, image_id=8, path=tmp_path / "gone.dcm")
+    results, report = predict_records(predictor, [record, gone])
+    expected = predictor(replace(film, pixel_aspect=1.5), threshold=SCORE_FLOOR)
+    assert results == coco_results(expected, 7) and len(results) > 2
+    assert (report.read, report.refused_ids) == (1, [8])
+
+
+def test_files_are_read_at_the_threshold_that_is_asked_for(
+    predictor: Predictor, film: Mammogram, tmp_path: Path
+) -> None:
+    twice = [film.path, Path(os.path.relpath(film.path))]
+    for threshold in (SCORE_FLOOR, 1.0):
+        report = predict_files(predictor, twice, tmp_path, threshold=threshold)
+        assert (report.read, report.refused) == (1, [])
+        document = json.loads((tmp_path / f"{film.image_id}.json").read_text())
+        expected = predictor(film, threshold=threshold)
+        assert Findings.from_json(document).findings == expected.findings
+    assert document["verdict"]["malignancy"] > 0

@@ -38,6 +38,7 @@ from ftmtl.datasets.cmmd import read_cmmd
 from ftmtl.datasets.coco import InvalidDataset, read_coco, write_coco
 from ftmtl.datasets.inbreast import read_inbreast
 from ftmtl.datasets.mini_mias import read_mini_mias
+from ftmtl.datasets.published import on_film
 from ftmtl.datasets.records import BENIGN, MALIGNANT, ImageRecord
 from ftmtl.datasets.vindr_mammo import read_vindr_mammo
 from ftmtl.rle import decode_rle
@@ -48,7 +49,9 @@ def written_and_read(records: list[ImageRecord], folder: Path) -> None:
     """Everything survives COCO, and every image can be trained on."""
     write_coco(records, folder / "coco.json", images=folder)
     assert read_coco(folder / "coco.json", folder) == records
-    COCO(str(folder / "coco.json"))
+    own = COCO(str(folder / "coco.json"))
+    assert all((folder / i["file_name"]).is_file() and not Path(i["file_name"]).is_absolute()
+               for i in own.dataset["images"])
     cache = CanvasCache(folder / "canvases", (160, 96))
     samples = TrainingSet(records, cache, augmentation=None, seed=0)
     for n, record in enumerate(records):
@@ -205,6 +208,21 @@ def test_a_mark_in_a_spiculated_region_does_not_delete_it(
     assert [a.id for a in record.masses] == ["100_2"]
 
 
+def test_inbreasts_thin_masses_and_what_stands_apart_from_them(tmp_path: Path) -> None:
+    """A mass of 4.2 by 1 mm is larger than 3; three points in a line bound nothing."""
+    inbreast(tmp_path, {100: "5"})
+    write_rois(tmp_path / "100.xml", roi("Mass", [(50, 100), (110, 100), (110, 115), (50, 115)]),
+               roi("Mass", [(150, 50), (160, 70), (170, 90)]),
+               roi("Spiculated Region", octagon(80, 60, 25)))  # above the mass, beside no other
+    [record], _ = read_inbreast(tmp_path)
+    thin, line, spiculated = record.annotations
+    assert [a.role for a in record.annotations] == ["mass", "ignore", "mass"]
+    assert (thin.bbox, spiculated.bbox) == ((50, 100, 60, 15), (55, 35, 50, 50))
+    least = 3 / 0.07
+    assert line.segmentation is None
+    assert line.bbox == pytest.approx((160 - least / 2, 70 - least / 2, least, least))
+
+
 def test_inbreast_however_it_was_saved(tmp_path: Path) -> None:
     """Upper case, `100.0` of pandas, what macOS leaves; each left-over is said."""
     inbreast(tmp_path, {100: "5", 101: "2"})
@@ -304,6 +322,23 @@ def test_cbis_ddsm(tmp_path: Path) -> None:
         "2 × folder of which no table tells (first: Mass-Test_P_00003_LEFT_CC)",
     ]
     written_and_read(records, tmp_path)
+
+
+def test_cbis_ddsms_film_and_mask_are_the_largest_of_their_folders(tmp_path: Path) -> None:
+    rows = cbis_case(tmp_path, "P_00001", "CC", "MALIGNANT")
+    cbis_table(tmp_path, rows)
+    film, case = (tmp_path / "CBIS-DDSM" / f"Mass-Training_P_00001_LEFT_CC{n}" for n in ("", "_1"))
+    for n in (0, 9):  # before and after them
+        write_dicom(film / f"{n}.dcm", breast(100, 60))
+        write_dicom(case / f"{n}.dcm", cbis_mask((100, 60))[::-1].copy())
+    [record], _ = read_cbis_ddsm(tmp_path)
+    assert (record.width, record.height) == CBIS_SIZE[::-1]
+    assert record.masses[0].bbox == (60, 200, 60, 50)
+
+
+def test_a_mask_of_another_size_is_read_at_the_films_pixel_centres() -> None:
+    mask = np.random.default_rng(0).random((7, 7)) < 0.5
+    assert np.array_equal(on_film(mask, (3, 3), ""), mask[np.ix_([1, 3, 5], [1, 3, 5])])
 
 
 def prefixed(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -450,6 +485,8 @@ def test_mini_mias(tmp_path: Path) -> None:
     ]
     assert lines[-1].endswith("Info.txt: mdb059: a mass without a place (note 3)")
     written_and_read(records, tmp_path)
+    [corner], _ = read_mini_mias(mini_mias(tmp_path, "mdb206 F CIRC M 1000 20 30\n"))
+    assert corner.masses[0].bbox == (970, 974, 54, 50)
 
 
 @pytest.mark.parametrize(

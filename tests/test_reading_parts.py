@@ -13,17 +13,21 @@ import numpy as np
 import pytest
 from fastapi import HTTPException
 from sklearn.metrics import cohen_kappa_score
+from test_datastore import write_dicom, write_label
 
 from ftmtl.active import FEATURES, FIGURES_EDITION, figures_of
 from ftmtl.evaluation.agreement import agreement
 from ftmtl.evaluation.inputs import parse_predictions, parse_truth
 from ftmtl.reading import READING_EDITION, Candidate, Reading
+from ftmtl.weights_file import load_weights, save_weights
 from monailabel_app.lib.background import Background, Busy, Job
+from monailabel_app.lib.datastore import MammogramStore
 from monailabel_app.lib.files import clear_parts
+from monailabel_app.lib.infer import FindMasses
 from monailabel_app.lib.models import ModelRegistry
 from monailabel_app.lib.question import Question
 from monailabel_app.lib.readings import Digests, Readings
-from monailabel_app.lib.scoring import ScoreHistory, taught_since
+from monailabel_app.lib.scoring import ScoreHistory, ScoreModel, is_due, taught_since
 from monailabel_app.lib.strategies import Holds, strategies
 from monailabel_app.lib.tables import Table, Tables
 from monailabel_app.lib.turns import Turns
@@ -324,6 +328,58 @@ def test_the_history_keeps_a_row_for_each_version_and_set_of_labels(tmp_path: Pa
     rows = ScoreHistory(tmp_path / "scores.json").rows()
     assert [(r["sha256"], r["labels"]["x"]) for r in rows] == [(OLD, 1), (OLD, 2), (NEW, 2)]
     assert all("unseen_images" not in row for row in history.shown())
+
+
+def test_a_version_is_scored_apart_on_whom_it_learned_from(
+    tmp_path: Path, untrained: Path
+) -> None:
+    """Ann was labelled before the training, Bea after it, and Cat judges, whenever that was."""
+    studies, workspace = tmp_path / "studies", tmp_path / "workspace"
+    women = {"1.2.840.1": "Ann", "1.2.840.2": "Bea", "1.2.840.3": "Cat", "1.2.840.4": "Ann",
+             "1.2.840.5": "Dot"}
+    for image, woman in women.items():
+        write_dicom(studies / f"{image}.dcm", image, woman)
+    workspace.mkdir()
+    store = MammogramStore(studies, workspace)
+    for number in range(4):  # the fifth patient judges
+        store.sides.settle(f"{number:016x}")
+
+    def label(image: str, *masses: str) -> None:
+        file = write_label(tmp_path / "x.seg.nrrd", store.image_info(image), *masses)
+        store.save_label(image, str(file), "final", {})
+        time.sleep(0.01)  # times are told to the millisecond
+
+    weights, file = load_weights(untrained), tmp_path / "w.safetensors"
+    # Nothing reaches its threshold; scores are of everything that it saw.
+    save_weights(file, weights.network(), preset=weights.preset,
+                 metadata={"operating_points": {"1": 0.99}})
+    registry, history = ModelRegistry(tmp_path / "models"), ScoreHistory(tmp_path / "scores.json")
+    registry.begin_with(file, origin="starter")
+    infer = FindMasses(registry, store.key, workspace, device="cpu")
+    assert not is_due(infer, store, history), "there is no label"
+    label("1.2.840.3", "benign")
+    label("1.2.840.1", "malignant")
+    registry.publish(registry.add(file, origin="training", parent="1").version, reason="")
+    time.sleep(0.01)
+    label("1.2.840.2", "benign", "malignant")
+    label("1.2.840.4", "benign")
+    label("1.2.840.1", "benign")  # labelled anew; she taught all the same
+    label("1.2.840.5", "benign")
+    Path(store.get_label_uri("1.2.840.5", "final")).write_bytes(b"NRRD0004\n")
+
+    history.add({"sha256": OLD, "labels": {}})
+    assert is_due(infer, store, history)
+    row = ScoreModel(infer, history)({}, store)
+    assert not is_due(infer, store, history)
+    assert row["unseen_images"] == ["1.2.840.2", "1.2.840.3"]
+    assert row["taught_images"] == ["1.2.840.1", "1.2.840.4"]
+    assert (row["version"], row["images"], row["masses"], row["taught"]["masses"]) == ("2", 2, 3, 2)
+    assert row["left_out"] == 1
+    least, false, images = row["fpi_by_threshold"][0]
+    assert (least, images) == (0.05, 2) and false > 0
+    assert row["agreement"]["added"] == 3  # nothing is shown at the threshold
+    labels = {"1.2.840.1": 2, **dict.fromkeys(list(women)[1:], 1)}
+    assert [r["labels"] for r in history.rows()] == [{}, labels]
 
 
 def test_only_a_training_has_seen_labels(tmp_path: Path) -> None:
