@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from training_set import TINY, make_set
 
-from ftmtl.cli import _asked_to_stop, _ProgressBar, main
+from ftmtl.cli import _asked_to_stop, main
 from ftmtl.config import PRESETS
 from ftmtl.datasets.coco import write_coco
 from ftmtl.findings import Findings
@@ -25,6 +25,7 @@ from ftmtl.network.model import build
 from ftmtl.predict import Predictor
 from ftmtl.predict_files import common_folder, deepest_around, files_below
 from ftmtl.probabilities import Calibration
+from ftmtl.progress_bar import ProgressBar
 from ftmtl.training.loop import Progress
 from ftmtl.weights_file import save_weights
 
@@ -312,12 +313,12 @@ def test_ctrl_c_in_the_last_step_finds_the_training_finished(
     save_weights(tmp_path / "start", build(TINY.network), preset=TINY, metadata={})
     steps: list[Progress] = []
 
-    def show(bar: _ProgressBar, progress: Progress) -> None:
+    def show(bar: ProgressBar, progress: Progress) -> None:
         steps.extend([progress] if progress.losses else [])
         if progress.losses and len(steps) == step:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(_ProgressBar, "training", show)
+    monkeypatch.setattr(ProgressBar, "training", show)
     assert main(["train", "--data", str(tmp_path / "coco.json"), "--images",
                  str(tmp_path / "films"), "--preset", "paper", "--out", str(tmp_path / "run"),
                  "--init", str(tmp_path / "start"), "--device", "cpu"]) == status
