@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastapi import HTTPException
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+from test_catalogue import NOBODY
 
 from ftmtl.cli import main as ftmtl
 from ftmtl.datasets.coco import read_coco
@@ -357,6 +359,24 @@ def test_another_image_in_a_files_place_is_not_taken_for_the_first(
     os.rename(place, studies / "moved.dcm")
     write_dicom(place, "1.2.840.1")
     assert store.get_image_uri("1.2.840.4") == str(studies / "moved.dcm")
+
+
+def test_an_image_that_may_no_longer_be_read_is_told(tmp_path: Path) -> None:
+    """Its time of change does not say so, and a download would break off."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        image = write_dicom(Path(folder) / "one.dcm", "1.2.840.1")
+        store = MammogramStore(Path(folder), tmp_path)
+        image.chmod(0)
+        root = os.geteuid() == 0  # whom no permission stops
+        if root:
+            os.seteuid(NOBODY)
+        try:
+            detail = refusal(422, store.get_image_uri, "1.2.840.1")
+        finally:
+            if root:
+                os.seteuid(0)
+    assert "Permission denied" in detail and folder not in detail
 
 
 def test_uploads_are_read_before_they_are_kept(store: MammogramStore, tmp_path: Path) -> None:

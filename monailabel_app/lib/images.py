@@ -7,6 +7,8 @@ server as well.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection
@@ -92,28 +94,37 @@ class Images:
         return info_of(self.entry(image_id).image or {})
 
     def file(self, image_id: str) -> Path:
-        """The path of an image; 404 where there is none, 502 or 503 where the PACS fails.
+        """The path of an image; 404 where there is none, 422 where it cannot be read, 502 or 503
+        where the PACS fails.
 
         What lies there is looked at: an export may have put another woman's image in its place.
         """
         entry = self.entry(image_id)
-        path = self._fetched(entry)
-        if entry.changed and not entry.describes(path.stat()):
+        path, found = self._fetched(entry)
+        if entry.changed and not entry.describes(found):
             self.catalogue.refresh()
-            path = self._fetched(self.entry(image_id))
+            path, _ = self._fetched(self.entry(image_id))
         return path
 
-    def _fetched(self, entry: Entry) -> Path:
+    def _fetched(self, entry: Entry) -> tuple[Path, os.stat_result]:
         try:
             with disk():
                 path = self.catalogue.fetch(entry)
         except PacsError as error:
             status = 503 if isinstance(error, Unreachable) else 502
             raise HTTPException(status, f"{error}. Try again later") from error
-        if not path.is_file():
+        try:
+            found = path.stat()
+            # Permissions change without a file's time, and the list does not notice.
+            if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except (FileNotFoundError, NotADirectoryError) as error:
             self.catalogue.refresh()
-            raise HTTPException(404, f"The file of image {entry.image_id!r} has gone")
-        return path
+            raise HTTPException(404, f"The file of image {entry.image_id!r} has gone") from error
+        except OSError as error:
+            reason = f"The image cannot be read: {error.strerror}. Check its file and permissions"
+            raise HTTPException(422, reason) from error
+        return path, found
 
     def take_in(self, image_id: str, upload: Path) -> str:
         """Takes an uploaded mammogram in; returns its id, of a DICOM file its own.
