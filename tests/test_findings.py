@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 
 import jsonschema
@@ -81,6 +82,20 @@ def is_valid(value: object) -> bool:
     """Whether the schema accepts a document."""
     jsonschema.Draft7Validator.check_schema(SCHEMA)
     return jsonschema.Draft7Validator(SCHEMA).is_valid(value)
+
+
+def with_masses(masses: Iterable[tuple[float, float, str]]) -> dict:
+    """A document of masses by score, malignancy and status."""
+    one = document()["findings"][1]
+    return document() | {"findings": [
+        one | {
+            "id": f"F{n}", "label": "malignant" if malignancy > 0.5 else "benign",
+            "malignancy": malignancy, "status": status,
+            "scores": {"background": 1 - score, "benign": score * (1 - malignancy),
+                       "malignant": score * malignancy},
+        }
+        for n, (score, malignancy, status) in enumerate(masses)
+    ]}
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -283,20 +298,8 @@ def test_kept_and_verdict_follow_the_status():
 
 
 def test_the_heading_holds_beside_the_findings_that_are_shown():
-    one = document()["findings"][1] | {"status": "proposed"}
-
     def heading(*masses):
-        value = document()
-        value["findings"] = [
-            one | {
-                "id": f"F{n}", "label": "malignant" if malignancy > 0.5 else "benign",
-                "malignancy": malignancy, "status": status,
-                "scores": {"background": 1 - score, "benign": score * (1 - malignancy),
-                           "malignant": score * malignancy},
-            }
-            for n, (score, malignancy, status) in enumerate(masses)
-        ]
-        findings = Findings.from_json(value)
+        findings = Findings.from_json(with_masses(masses))
         verdict = Verdict.of(findings.findings, how="x")
         return replace(findings, verdict=verdict).heading()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from MammoReviewLib import geometry, masks
 from MammoReviewLib.findings import Findings, InvalidFindings, verdict_of, with_mask
-from test_findings import MISTAKES, REMOVE, document, is_valid
+from test_findings import MISTAKES, REMOVE, document, is_valid, with_masses
 
 from ftmtl import findings as server
 from ftmtl.label_file import HOW
@@ -131,16 +131,7 @@ STATE = st.sampled_from(["proposed", "proposed", "accepted", "edited", "rejected
 @settings(max_examples=300)
 @given(st.lists(st.tuples(SHARE, SHARE, STATE), max_size=4))
 def test_the_verdict_of_any_findings_is_the_servers(masses):
-    value, one = document(), document()["findings"][1]
-    value["findings"] = [
-        one | {
-            "id": f"F{n}", "label": "malignant" if malignancy > 0.5 else "benign",
-            "malignancy": malignancy, "status": status,
-            "scores": {"background": 1 - score, "benign": score * (1 - malignancy),
-                       "malignant": score * malignancy},
-        }
-        for n, (score, malignancy, status) in enumerate(masses)
-    ]
+    value = with_masses(masses)
     ours, theirs = Findings.from_json(value).findings, server.Findings.from_json(value).findings
     got, expected = verdict_of(ours), server.Verdict.of(theirs, how=HOW)
     assert (got.label, got.how) == (expected.label, expected.how)
