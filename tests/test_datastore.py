@@ -1,5 +1,6 @@
 """Images and labels on disk: nothing acknowledged is lost, nothing outside is touched."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -255,8 +256,11 @@ def test_a_withdrawn_label_is_gone_and_kept(store: MammogramStore, tmp_path: Pat
         sent = write_label(tmp_path / "x.seg.nrrd", image, label)
         store.save_label("1.2.840.1", str(sent), "final", {})
     store.remove_label("1.2.840.1", "final")
+    assert store.get_labeled_images() == []
     later = again(store)
     assert later.get_labeled_images() == [], "the first must not rise from the dead"
+    withdrawal = later.get_label_info("1.2.840.1", "final")["versions"][-1]
+    assert (withdrawal["standing"], withdrawal["based_on"]) == ("withdrawal", 2)
     refusal(404, later.get_label_uri, "1.2.840.1", "final")
     refusal(404, later.remove_label, "1.2.840.1", "final")
     assert Path(later.get_label_uri("1.2.840.1@2", "final")).is_file()
@@ -277,6 +281,8 @@ def test_a_stock_label_map_becomes_a_label_file(store: MammogramStore, tmp_path:
     (finding,) = read_label_file(kept, image=store.image_info("1.2.840.1")).findings
     assert (finding.label, finding.bbox) == ("malignant", (10, 30, 10, 20))
     assert (kept.parent / "0001.sent.nrrd").read_bytes() == sent.read_bytes()
+    digest = hashlib.sha256(sent.read_bytes()).hexdigest()
+    assert store.labels.versions("1.2.840.1", "final")[0].sha256 == digest
 
 
 def test_a_label_map_of_the_model_s_that_comes_back_is_no_drawing(
@@ -312,6 +318,8 @@ def test_a_label_map_of_the_model_s_that_comes_back_is_no_drawing(
         ("annotator", "added", "annotated", "benign"),
         ("model", "edited", "model", "malignant"),
     ]
+    plain = read_label_file(sent, image=image).findings
+    assert [f.id for f in kept.findings] == [f.id for f in plain] != ["F0", "F2", "F1"]
     first, drawn, other = kept.findings
     assert (first.bbox, other.bbox) == (seen.findings[0].bbox, seen.findings[1].bbox)
     assert first.segmentation == seen.findings[0].segmentation
@@ -334,7 +342,8 @@ def test_what_is_no_label_is_refused_and_leaves_nothing(
         assert str(tmp_path) not in detail
     for tag in ("../../x", "", "a b", "x" * 33, ".", None):
         refusal(400, store.save_label, "1.2.840.1", str(good), tag, {})
-    for params in ([1], {"based_on": "1"}, {"client_id": "a\nb"}, {"label_info": "malignant"}):
+    for params in ([1], {"based_on": "1"}, {"based_on": True}, {"client_id": "a\nb"},
+                   {"label_info": "malignant"}):
         refusal(400, store.save_label, "1.2.840.1", str(good), "final", params)
     refusal(404, store.save_label, "../evil", str(good), "final", {})
     assert store.get_labeled_images() == []
@@ -491,6 +500,19 @@ def test_a_damaged_label_is_told_by_its_image(store: MammogramStore, tmp_path: P
     assert line.startswith("1.2.840.1!: its label 0001.seg.nrrd cannot be used: it is damaged")
 
 
+def test_notes_add_up_to_a_limit(store: MammogramStore) -> None:
+    notes = store.notes
+    for tag, note in (("final", {"a": 1}), ("final", {"b": 2}), ("mine", {"c": 3})):
+        notes.add_to_label("1.2.840.1", tag, note)
+    notes.add_to_image("1.2.840.1", {"d": 4})
+    notes.add_to_image("1.2.840.2", {"e": 5})
+    refusal(413, notes.add_to_image, "1.2.840.1", {"f": "x" * 64_000})
+    kept = again(store).notes
+    assert kept.of_label("1.2.840.1", "final") == {"a": 1, "b": 2}
+    assert kept.of_label("1.2.840.1", "mine") == {"c": 3}
+    assert (kept.of_image("1.2.840.1"), kept.of_image("1.2.840.2")) == ({"d": 4}, {"e": 5})
+
+
 def test_a_patient_keeps_her_side(store: MammogramStore, tmp_path: Path) -> None:
     def submit(image: str, tag: str) -> None:
         sent = write_label(tmp_path / "x.seg.nrrd", store.image_info(image), "benign")
@@ -498,6 +520,7 @@ def test_a_patient_keeps_her_side(store: MammogramStore, tmp_path: Path) -> None
 
     submit("1.2.840.1", "original")
     assert store.sides.all() == {}, "only final labels teach or judge"
+    assert store.get_labeled_images() == [], "nor does another take an image off the list"
     submit("1.2.840.1", "final")
     submit("1.2.840.2", "final")  # the same woman
     assert list(store.sides.all()) == [store.image_info("1.2.840.1").patient_key]

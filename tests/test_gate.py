@@ -94,6 +94,9 @@ def test_false_positives_and_classes_count() -> None:
     wrong = [found(n, malignancy=0.1 if n < 6 else 0.9) for n in range(12)]
     said = verdict(truth, right, wrong)
     assert (said.champion, said.candidate, said.word) == (1.0, 0.5, "worse"), "the AUC is 0"
+    # Three malignant masses are missed: their malignancy is 0, below that of every benign one.
+    said = verdict(truth, right, right[3:])
+    assert said.candidate == pytest.approx((0.75 + 0.5) / 2)
     # Half a false positive an image, each surer than any mass: nothing at 0.3, all at 1 and 3.67.
     surer = {"score": 0.95, "scores": [0.05, 0.855, 0.095]}
     noisy = [{**found(n, box=ELSEWHERE), **surer} for n in range(6)]
@@ -106,6 +109,7 @@ def test_few_masses_judge_nobody() -> None:
     said = judged(9, set(range(9)), set())
     assert (said.word, said.champion, said.candidate) == ("not judged", 1.0, 0.0)
     assert not said.passes
+    assert judged(10, set(range(10)), set()).word == "worse", "ten are enough"
 
 
 def test_outlines_that_fit_visibly_less_are_worse_however_much_is_found() -> None:
@@ -158,6 +162,31 @@ def test_an_image_that_is_ignored_as_a_whole_is_none_that_false_positives_are_di
     said = {str(n): [found(n, box=ELSEWHERE)] for n in range(24)}
     assert _figures([*films, *whole], said, 0.5)["fpi_by_threshold"][0][1:] == [1.0, 12]
     assert _figures(whole, said, 0.5)["fpi_by_threshold"] == []
+
+
+def test_the_servers_score_by_hand() -> None:
+    """Of three benign masses one is outlined by half, one boxed and one missed.
+
+    Both false positives score 0.9.
+    """
+    x, y, width, height = BOX
+    drawn = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    drawn[int(y) : int(y + height), int(x) : int(x + width)] = True
+    half = drawn.copy()
+    half[: int(y + height / 2)] = False
+    outlined = {"segmentation": dict(encode_rle(drawn)), "mask_source": "annotated"}
+    films = [replace(r, annotations=(replace(r.annotations[0], **outlined),)) for r in women(3)]
+    said = {"0": [{**found(0), "segmentation": dict(encode_rle(half))}],
+            "1": [found(1), found(1, box=ELSEWHERE)],
+            "2": [found(2, box=ELSEWHERE)]}
+    figures = _figures(films, said, 0.5)
+    assert figures["tpr"] == {"0.3": 0, "1": pytest.approx(2 / 3), "3.67": pytest.approx(2 / 3)}
+    assert figures["dice"] == pytest.approx((2 / 3 + 0) / 2)
+    assert figures["dice_all"] == pytest.approx(2 / 9)
+    false = {t: n for t, n, _ in figures["fpi_by_threshold"]}
+    assert (false[0.85], false[0.9], false[0.95]) == (pytest.approx(2 / 3), pytest.approx(2 / 3), 0)
+    told = {k: figures["agreement"][k] for k in ("accepted", "reclassified", "rejected", "added")}
+    assert told == {"accepted": 2, "reclassified": 0, "rejected": 2, "added": 1}
 
 
 # What a training is asked for -----------------------------------------------------------------
@@ -365,6 +394,21 @@ def test_too_few_masses_wait_for_a_person(tmp_path: Path, untrained: Path, side:
     assert bench.registry.bring_back("2").version == bench.in_service() == "2"
     assert bench.run(publish="always").end(bench.save(good), finished=True)["published"]
     assert bench.in_service() == "3"
+
+
+def test_thresholds_are_measured_on_thirty_images_and_no_fewer(
+    tmp_path: Path, untrained: Path, side: Any
+) -> None:
+    films, good, _ = side
+    gate = Gate(films[:29], device="cpu")
+    assert gate.can_judge
+    weights = Bench(tmp_path, untrained, good, films).save(good)
+    gate.write_operating_points(weights, parent="7")
+    card = load_weights(weights).metadata
+    assert card["operating_points"] == {"1": 0.5}
+    assert card["operating_points_from"] == (
+        "version 7; the validation side is too small: 29 images with 12 masses"
+    )
 
 
 def test_a_version_that_a_person_chose_meanwhile_stays(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from monailabel_app.lib.models import ModelRegistry, UnknownVersion
+from monailabel_app.lib.models import ModelRegistry, RefusedVersion, UnknownVersion
 from monailabel_app.lib.scoring import ScoreHistory
 from monailabel_app.lib.stamps import sha256_of
 
@@ -55,6 +55,7 @@ def test_a_new_starter_goes_past_no_gate(
         return registry.begin_with(weights(tmp_path, name), origin="starter").version
 
     assert [update("one"), update("two"), update("two")] == ["1", "2", "2"], "nobody chose these"
+    assert update("one") == "2" and len(registry.publications()) == 2, "known ones change nothing"
     registry.bring_back("1")
     assert [update("three"), update("three")] == ["1", "1"], "a person chose it"
     assert caplog.text.count("version 3, a candidate. Version 1, which came here") == 1
@@ -62,6 +63,56 @@ def test_a_new_starter_goes_past_no_gate(
     registry.publish(trained.version, reason="publish: gate; better")
     assert update("five") == "4" and [v.version for v in registry.versions()][-1] == "5"
     assert registry.bring_back("5").version == "5", "it waits for a person"
+
+
+def test_the_anchor_is_the_last_that_was_more_than_not_worse(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    registry.begin_with(weights(tmp_path, "starter"), origin="starter")
+
+    def anchor() -> str | None:
+        version = registry.anchor()
+        return version and version.version
+
+    seen = [anchor()]
+    for number, verdict in enumerate(("not worse", "better", "not judged", "worse"), start=2):
+        registry.add(weights(tmp_path, f"trained {number}"), origin="training", verdict=verdict)
+        if verdict != "worse":
+            registry.publish(str(number), reason="training")
+            seen.append(anchor())
+    assert seen == ["1", "1", "3", "4"]
+    registry.bring_back("2")
+    registry.add(weights(tmp_path, "trained 6"), origin="training", verdict="not worse")
+    registry.publish("6", reason="training")
+    assert anchor() == "2", "a person's choice"
+    registry.path(registry.get("2")).unlink()
+    assert anchor() == "4", "its weights are gone"
+    # What was in service before it was found worse may come back; what never was may not.
+    with pytest.raises(RefusedVersion):
+        registry.bring_back("5")
+    registry.publish("5", reason="training")
+    registry.bring_back("1")
+    assert registry.bring_back("5").version == "5"
+
+
+def test_without_any_history_a_starter_serves_only_where_nothing_passed(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    registry = ModelRegistry(folder)
+    registry.begin_with(weights(tmp_path, "starter"), origin="starter")
+    registry.add(weights(tmp_path, "trained"), origin="training", verdict="better")
+    registry.publish("2", reason="training")
+    registry.begin_with(weights(tmp_path, "newer"), origin="starter")  # waits as version 3
+    for name in ("current.json", "current.copy.json"):
+        (folder / name).write_text(CUT)
+    current = ModelRegistry(folder).current()
+    assert current is not None and current.version == "2"
+
+
+def test_the_tenth_version_comes_after_the_ninth(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    for number in range(1, 12):
+        registry.add(weights(tmp_path, str(number)), origin="training")
+    told = [v.version for v in ModelRegistry(tmp_path / "models").versions()]
+    assert told == [str(number) for number in range(1, 12)]
 
 
 def test_unknown_versions_are_refused_and_change_nothing(tmp_path: Path) -> None:

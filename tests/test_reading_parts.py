@@ -201,6 +201,10 @@ def test_with_an_empty_table_the_first_image_is_given_and_that_is_said(tmp_path:
     reply = known["suspicious"]({"client_id": "ann"}, Store())  # type: ignore[arg-type]
     assert reply is not None and reply["id"] == "y"
     assert "1 more have not been read" in reply["reason"]
+    # What she holds herself is nothing that the others should differ from.
+    for _ in range(2):
+        reply = known["diversity"]({"client_id": "ann"}, Store())  # type: ignore[arg-type]
+        assert reply is not None and "nothing is labelled yet to differ from" in reply["reason"]
     # What nobody can read comes last, whatever its figures were, or it would come for ever.
     damaged.add("y")
     for name in ("suspicious", "first", "random"):
@@ -225,10 +229,13 @@ def test_holds_end_and_outlive_a_restart(tmp_path: Path) -> None:
     holds.release("x")
     assert not holds.holds("x") and holds.holds("y")
     assert Holds(file).take("cat", ["x", "y"], first)[0][0] == "x"  # type: ignore[index]
+    # Her next one lets go of the one before.
+    assert holds.take("ann", ["z"], first) and holds.take("ann", ["v"], first)
+    assert not holds.holds("z") and holds.holds("v") and holds.holds("y")
     short = Holds(tmp_path / "short.json", seconds=0.01)
     short.take("ann", ["x"], first)
     time.sleep(0.02)
-    assert short.take("bob", ["x"], first) is not None
+    assert not short.holds("x") and short.take("bob", ["x"], first) is not None
     # The clock was a day ahead: a hold of then would last a day.
     file.write_text(json.dumps({"x": ["ann", time.time() + 86400 + 1800]}))
     assert Holds(file).take("bob", ["x"], first) is not None
