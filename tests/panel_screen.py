@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,18 @@ from MammoReviewLib.scene import Scene
 from MammoReviewLib.scene_view import SliceView
 from panel_qt import application
 from PIL import Image
-from PySide6.QtCore import QObject, QSettings, QTimer
+from PySide6.QtCore import QObject, QSettings, Qt, QTimer
 from PySide6.QtGui import QKeySequence
 from PySide6.QtTest import QTest
 from PySide6.QtUiTools import QUiLoader
+from PySide6.QtWidgets import (
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QSpacerItem,
+    QVBoxLayout,
+    QWidget,
+)
 from slicer_qt.core import SlicerCore
 
 APPLICATION = application()
@@ -28,6 +37,7 @@ from MammoReviewLib.widget import Panel, Surroundings, ask_in_window  # noqa: E4
 
 EXTENSION = Path(__file__).resolve().parents[1] / "slicer_extension" / "MammoReview"
 UI = EXTENSION / "Resources" / "UI" / "MammoReview.ui"
+SIZE = 440, 1060
 
 
 class EditorLogic:
@@ -94,7 +104,7 @@ class Screen:
             window=self.window,
         )
         self.panel = Panel(self.ui, around)
-        self.window.resize(440, 1000)
+        self.window.resize(*SIZE)
         self.window.show()
         self.window.activateWindow()
         self.panel.enter()
@@ -116,6 +126,34 @@ class Screen:
 
         QTimer.singleShot(50, click)
         return self._ask(text, answers)
+
+    @contextlib.contextmanager
+    def as_slicer_docks_it(self, height: int) -> Iterator[None]:
+        """The panel where Slicer puts a module: in a scroll area of that height."""
+        dock, inside = QScrollArea(), QWidget()
+        column = QVBoxLayout(inside)
+        column.addWidget(QPushButton("Help && Acknowledgement"))
+        column.addWidget(self.window, 1)
+        column.addItem(QSpacerItem(0, 0, vData=QSizePolicy.Policy.MinimumExpanding))
+        dock.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        dock.setWidgetResizable(True)
+        dock.setWidget(inside)
+        dock.resize(460, height)
+        dock.show()
+        APPLICATION.processEvents()
+        try:
+            yield
+        finally:
+            column.removeWidget(self.window)
+            self.window.setParent(None)
+            self.window.resize(*SIZE)
+            self.window.show()
+            dock.close()
+            APPLICATION.processEvents()
+
+    def in_sight(self, widget: QWidget) -> bool:
+        """Whether all of it is to be seen without scrolling."""
+        return bool(widget.visibleRegion().boundingRect() == widget.rect())
 
     @property
     def case(self) -> Any:

@@ -108,6 +108,23 @@ def test_no_button_moves_under_the_mouse_when_something_is_said(screen: Screen) 
     assert places[0] == places[1]
 
 
+def test_on_a_small_screen_what_decides_is_in_sight(morning: Morning, screen: Screen) -> None:
+    ui = screen.ui
+    always = [ui.saidLabel, ui.statusLabel, ui.submitButton, ui.submitNextButton]
+    with screen.as_slicer_docks_it(600):
+        assert all(screen.in_sight(widget) for widget in always)
+        assert not screen.in_sight(ui.imageComment), "the rest is scrolled to"
+    ui.worklistButton.setChecked(False)
+    with screen.as_slicer_docks_it(790):  # of a screen of 1080, with Slicer's bars and frame
+        assert all(map(screen.in_sight, (*always, ui.imageComment, ui.acceptButton)))
+    ui.worklistButton.setChecked(True)
+    table = screen.panel.worklist.table
+    with screen.as_slicer_docks_it(1000):
+        least = table.height()
+    with screen.as_slicer_docks_it(1300):
+        assert table.height() > least + 150, "where there is room, the list has it"
+
+
 def test_a_larger_font_cuts_no_word(screen: Screen) -> None:
     font, table = APPLICATION.font(), screen.ui.findingsTable
     larger = APPLICATION.font()
@@ -308,8 +325,18 @@ def test_no_mass_here_is_a_label_too_and_a_labelled_case_comes_back(
     assert "no finding" in screen.ui.verdictLabel.text()
     screen.press("S")
     screen.wait(lambda: screen.case.based_on == 1)
-    labelled = (r for r in screen.panel.session.worklist.rows if r.state == "labelled")
-    first = next(row for row in labelled if row.id != empty)
+    assert screen.ui.submitNextButton.text() == "Next case", "it is handed in"
+    screen.press("Shift+S")
+    screen.wait(lambda: screen.case.image.id != empty)
+    second = screen.case.image.id
+    screen.press("0")
+    screen.press("Shift+S")
+    screen.wait(lambda: screen.case.image.id not in (empty, second))
+    assert screen.case.based_on == 0, "the next one without a label"
+    worklist = screen.panel.session.worklist
+    screen.wait(lambda: {worklist.find(i).state for i in (empty, second)} == {"labelled"})
+    labelled = (r for r in worklist.rows if r.state == "labelled")
+    first = next(row for row in labelled if row.id not in (empty, second))
     screen.panel.worklist.open(first.id)
     screen.wait(lambda: screen.case.image.id == first.id)
     assert {finding.status for finding in screen.case.shown} >= {"edited", "rejected", "added"}

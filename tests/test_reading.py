@@ -193,6 +193,13 @@ def test_two_annotators_never_hold_one_image(server: Server) -> None:
     states = {image: row["state"] for image, row in listed(server).items()}
     assert states[ann] == states[bob] == "held"
     assert following(server, "suspicious", "ann")["id"] == ann  # hers, again
+    other = following(server, "suspicious", "ann", without=[ann])["id"]
+    assert other not in (ann, bob), "she has that one in hand"
+    everything = list(listed(server))
+    assert "id" not in following(server, "first", "ann", without=everything)
+    for wrong in (ann, [1], {}):
+        refused = server.post("/activelearning/first", json={"without": wrong})
+        assert refused.status_code == 400 and "without" in refused.text
     hers = following(server, "same_patient", "ann", after=ann)
     assert hers["id"] not in (ann, bob)
     assert listed(server)[hers["id"]]["patient_key"] == listed(server)[ann]["patient_key"]

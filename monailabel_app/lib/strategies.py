@@ -113,11 +113,18 @@ class NextImage(Strategy):  # type: ignore[misc]
         self._is_unreadable = is_unreadable
 
     def __call__(self, request: dict[str, Any], datastore: MammogramStore) -> dict[str, Any] | None:
-        """{id, reason, held_until, strategy}; None where everything is labelled or held."""
+        """{id, reason, held_until, strategy}; None where everything is labelled or held.
+
+        `without` in the request: images that the client has in hand, open or on their way here.
+        """
         client = request.get("client_id")
         if client is not None and not (isinstance(client, str) and NAME.fullmatch(client)):
             raise HTTPException(400, "client_id is 1 to 128 letters, digits and . _ - : + @")
-        images = datastore.get_unlabeled_images(request.get("label_tag"))
+        in_hand = request.get("without", [])
+        if not (isinstance(in_hand, list) and all(isinstance(image, str) for image in in_hand)):
+            raise HTTPException(400, "without is a list of image ids, those not to be given")
+        unlabelled = datastore.get_unlabeled_images(request.get("label_tag"))
+        images = [image for image in unlabelled if image not in set(in_hand)]
         taken = self._holds.take(
             client or "", images, lambda free: self._chosen(request, datastore, free)
         )

@@ -13,6 +13,7 @@ from .masks import Box
 from .ports import Ask
 from .scene import Scene
 from .session import Session
+from .signal import Signal
 
 STEP = 20  # of the threshold slider's thousand, for a key
 NUMBERS = range(1, 10)
@@ -33,13 +34,14 @@ class MaskEditor(Protocol):
 
 
 class CaseActions:
-    """Joins buttons, keys and mouse to the case."""
+    """Joins buttons, keys and mouse to the case. `next_wanted()`: it is done with."""
 
     def __init__(
         self, ui: Any, session: Session, scene: Scene, view: CaseView, editor: MaskEditor, ask: Ask
     ) -> None:
         self._ui, self._session, self._scene, self._view = ui, session, scene, view
         self._editor, self._ask = editor, ask
+        self.next_wanted = Signal()
         self._case: Case | None = None
         self._editing: str | None = None
         self._comments = CommentFields(ui.findingComment, ui.imageComment)
@@ -60,6 +62,7 @@ class CaseActions:
             (ui.fitButton, "F", _("The breast fills the view"), scene.fit),
             (ui.windowButton, "W", _("The file's next window"), self.next_window),
             (ui.submitButton, "S", _("Sends the label to the server"), self.submit),
+            (ui.submitNextButton, "Shift+S", _("… and opens the next case"), self.submit_and_go_on),
         ]
         keys: list[tuple[str, Callable[[], Any]]] = []
         self._tips = {key: f"{tip} ({key})" for _button, key, tip, _action in buttons}
@@ -206,6 +209,12 @@ class CaseActions:
             (case.accept_all if answer == 0 else case.reject_all)()
         return self._session.submit()
 
+    def submit_and_go_on(self) -> None:
+        """Sends the label, unless it has been sent, and asks for the next case."""
+        self.take_up()
+        if self._session.is_handed_in or self.submit():
+            self.next_wanted.emit()
+
     def may_leave(self) -> bool:
         """Asks about unsaved edits; False: the reader stays with this case."""
         self.take_up()
@@ -276,6 +285,8 @@ class CaseActions:
         handed_in = self._session.is_handed_in
         ui.submitButton.setText(_("Submitted") if handed_in else words)
         ui.submitButton.setEnabled(case is not None and not handed_in)
+        ui.submitNextButton.setText(_("Next case") if handed_in else _("Submit, next"))
+        ui.submitNextButton.setEnabled(case is not None)
         self._comments.show(case)
 
     def _with_selected(self, do: Callable[[Case, str], None]) -> None:

@@ -13,11 +13,12 @@ from . import case_words
 from .case import Case
 from .findings import Finding
 from .i18n import _
-from .look import as_text, headline_size, row_height
+from .look import as_text, headline_size, row_height, table_height
 from .scene import Scene
 from .session import Session
 
 SLIDER_STEPS = 1000
+ROWS = 5  # of the table of findings; more are scrolled to
 HEADLINE = "font-size: {size}; font-weight: bold; {colour}"
 BAR = (
     "QProgressBar {{ border: 1px solid palette(mid); border-radius: 3px; }}"
@@ -39,6 +40,8 @@ class CaseView:
         header.setStretchLastSection(True)
         ui.findingsTable.verticalHeader().setVisible(False)
         ui.findingsTable.verticalHeader().setDefaultSectionSize(row_height())
+        # Always that high: the buttons below stay where they are when findings come and go.
+        ui.findingsTable.setFixedHeight(table_height(ROWS))
         ui.findingsTable.currentCellChanged.connect(lambda row, *_: self._select_row(row))
         ui.thresholdSlider.valueChanged.connect(self._slide)
         session.case_changed.connect(self._open)

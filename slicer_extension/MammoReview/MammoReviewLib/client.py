@@ -7,7 +7,7 @@ for people, or `ports.Cancelled`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Callable
 
@@ -76,10 +76,17 @@ class Client:
         return self._object("GET", "/datastore/", query={"output": "all"}, stop=stop)
 
     def next_image(
-        self, strategy: str, *, after: str | None = None, stop: Cancellation | None = None
+        self,
+        strategy: str,
+        *,
+        after: str | None = None,
+        without: Iterable[str] = (),
+        stop: Cancellation | None = None,
     ) -> dict[str, Any] | None:
-        """{id, reason, held_until, …}; None when nothing is left."""
-        body = {"client_id": self.client_id, **({"after": after} if after else {})}
+        """{id, reason, held_until, …}; None when nothing is left but those of `without`."""
+        body: dict[str, Any] = {"client_id": self.client_id, "without": sorted(without)}
+        if after is not None:
+            body["after"] = after
         found = self._object("POST", f"/activelearning/{strategy}", body=body, stop=stop)
         return found if found.get("id") else None
 

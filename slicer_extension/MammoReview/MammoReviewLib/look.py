@@ -43,6 +43,11 @@ def row_height() -> int:
     return int(1.6 * qt.QFontMetrics(qt.QApplication.font()).height())
 
 
+def table_height(rows: int) -> int:
+    """The height of a table with a header and room for so many rows, in pixels."""
+    return (rows + 1) * row_height() + 4
+
+
 def height_of_lines(count: int) -> int:
     """The height of so many lines of words and a little air, in pixels."""
     return count * int(qt.QFontMetrics(qt.QApplication.font()).lineSpacing()) + 8

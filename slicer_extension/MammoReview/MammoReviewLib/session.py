@@ -181,15 +181,16 @@ class Session:
         self.jobs.start(work, done, self._opening_failed, name=name, key=OPENING)
 
     def open_next(self, strategy: str) -> None:
-        """Opens what the server's strategy says is next."""
+        """Opens what the server's strategy says is next, which is none that is in hand here."""
         client = self.connection.client
         if client is None:
             self.said.emit(_("Connect to a server first."))
             return
         after = self.case.image.id if self.case is not None else None
+        in_hand = self.sending.images.union(() if after is None else [after])
 
         def work(job: Job) -> dict[str, Any] | None:
-            return client.next_image(strategy, after=after, stop=job)
+            return client.next_image(strategy, after=after, without=in_hand, stop=job)
 
         def done(found: dict[str, Any] | None) -> None:
             if found is None:

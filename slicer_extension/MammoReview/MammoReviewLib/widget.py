@@ -71,6 +71,7 @@ class Panel:
         )
         self.connection = ConnectionView(self.session, around.settings, around.ask)
         self.worklist = WorklistView(self.session, self.actions.may_leave)
+        self.actions.next_wanted.connect(self.worklist.open_next)
         self.training = TrainingView(self.session, draw)
         for area, view in (
             (ui.connectionArea, self.connection),
@@ -81,7 +82,6 @@ class Panel:
         for name in SECTIONS:
             button, area = getattr(ui, f"{name}Button"), getattr(ui, f"{name}Area")
             button.toggled.connect(lambda on, b=button, a=area: self._fold(b, a, on))
-        # Room for it is kept: no button moves under the mouse when something is said.
         ui.saidLabel.setMinimumHeight(height_of_lines(2))
         ui.cancelButton.setToolTip(_("Gives up what the panel waits for"))
         ui.cancelButton.clicked.connect(lambda *_: self.session.cancel())

@@ -8,13 +8,13 @@ import qt
 
 from .i18n import _
 from .keys import Keys
-from .look import row_height
+from .look import row_height, table_height
 from .reading_ahead import Batch
 from .session import Session
 from .training_words import duration, local_time
 from .worklist import UNSENT, Row
 
-SAME_PATIENT = "same_patient"
+ROWS = 5  # of the list, at the least
 
 
 def states() -> dict[str, str]:
@@ -99,7 +99,9 @@ class WorklistView:
         # The marked row is the open case, always: a click alone must not mark another.
         self.table.setSelectionMode(qt.QAbstractItemView.NoSelection)
         self.table.setToolTip(_("Double-click a case to open it"))
-        self.table.setMinimumHeight(160)
+        # As high as there is room, but Qt's own wish of 192 pixels would push buttons out of sight.
+        self.table.setSizeAdjustPolicy(qt.QAbstractScrollArea.AdjustToContentsOnFirstShow)
+        self.table.setMinimumHeight(table_height(ROWS))
         self.table.setWordWrap(False)
         self.table.horizontalHeader().setStretchLastSection(True)
         self.table.verticalHeader().setVisible(False)
