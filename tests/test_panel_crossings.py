@@ -210,7 +210,7 @@ def test_a_question_about_a_case_that_has_gone_sends_nothing(
         screen.wait(lambda: session.case is not one)
         return answers.index("Accept all")
 
-    monkeypatch.setattr(screen.panel.actions, "_ask", question)
+    monkeypatch.setattr(screen.panel.actions.handing_in, "_ask", question)
     screen.press("S")
     assert session.case.image.id == coming
     assert session.sending.waiting == () and not session.case.dirty and not one.dirty

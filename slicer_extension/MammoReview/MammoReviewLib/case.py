@@ -44,6 +44,7 @@ class Case:
         labelled_by: str | None = None,
         follows: str | None = None,
         comment: str = "",
+        veiled: bool = False,
     ) -> None:
         """`document` and `comment` are as the server has them; see `restore` for a draft."""
         self.changed = Signal()
@@ -56,6 +57,7 @@ class Case:
         self.follows = follows  # the submission in the outbox that this began from
         self.threshold = threshold  # of the score (1 − background); see `set_threshold`
         self.was_submitted = False  # at least once since it was opened
+        self.veiled = veiled  # a reader's own look comes first: proposals are not shown yet
         self.selected: str | None = None
         self.opened, self.opened_comment = document, comment  # before any edit
         self._history = History(State(document.findings, comment))
@@ -77,17 +79,18 @@ class Case:
     @property
     def verdict(self) -> Verdict:
         """The server's until the first edit, then the worst of what is shown and stands."""
-        if self._now.findings == self.opened.findings:
+        if self._now.findings == self.opened.findings and not self.veiled:
             return self.opened.verdict
         return verdict_of(self.shown)
 
     @property
     def shown(self) -> tuple[Finding, ...]:
         """Those to be seen: proposals from `threshold` on, and all that a person touched."""
+        least = float("inf") if self.veiled else self.threshold
         return tuple(
             finding
             for finding in self._now.findings
-            if finding.status != "proposed" or finding.score >= self.threshold
+            if finding.status != "proposed" or finding.score >= least
         )
 
     @property
@@ -114,6 +117,11 @@ class Case:
     def set_threshold(self, threshold: float) -> None:
         """Shows proposals from this score on; no step of the history."""
         self.threshold = threshold
+        self._tell()
+
+    def unveil(self) -> None:
+        """The reader has had a look of their own: what the model proposes is shown."""
+        self.veiled = False
         self._tell()
 
     def select(self, finding_id: str | None) -> None:
@@ -178,6 +186,8 @@ class Case:
         finding = Finding(f"A{number}", label, clipped, "annotator", "added")
         state = replace(self._now, findings=(*self._now.findings, finding), cleared=False)
         self._step(_("add {id}").format(id=finding.id), state)
+        if self.veiled:  # what the model thinks of it later must not change the reader's word
+            self._class_chosen.add(finding.id)
         self.select(finding.id)
         return finding.id
 
@@ -252,6 +262,7 @@ class Case:
 
     def restore(self, state: State) -> None:
         """Goes on from a draft: one step, so that undo shows the case as the server has it."""
+        self._class_chosen.update(f.id for f in state.findings if f.status == "added")
         self._step(_("restored edits"), state)
 
     @property

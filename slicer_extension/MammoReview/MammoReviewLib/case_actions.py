@@ -7,13 +7,13 @@ from typing import Any, Callable, Protocol
 from .case import Case
 from .case_view import SLIDER_STEPS, CaseView
 from .comment_fields import CommentFields
+from .handing_in import HandingIn
 from .i18n import _
 from .keys import Keys
 from .masks import Box
 from .ports import Ask
 from .scene import Scene
 from .session import Session
-from .signal import Signal
 
 STEP = 20  # of the threshold slider's thousand, for a key
 NUMBERS = range(1, 10)
@@ -34,20 +34,21 @@ class MaskEditor(Protocol):
 
 
 class CaseActions:
-    """Joins buttons, keys and mouse to the case. `next_wanted()`: it is done with."""
+    """Joins buttons, keys and mouse to the case. `handing_in`: how the reader is done with it."""
 
     def __init__(
         self, ui: Any, session: Session, scene: Scene, view: CaseView, editor: MaskEditor, ask: Ask
     ) -> None:
         self._ui, self._session, self._scene, self._view = ui, session, scene, view
-        self._editor, self._ask = editor, ask
-        self.next_wanted = Signal()
+        self._editor = editor
+        self.handing_in = HandingIn(session, self.take_up, ask)
         self._case: Case | None = None
         self._editing: str | None = None
         self._comments = CommentFields(ui.findingComment, ui.imageComment)
         accept = _("It is a mass, as drawn")
         mask = _("Opens Slicer's Segment Editor on the selected finding; again: takes its mask")
         add = _("Two clicks in the image; the model answers with a mask and a score")
+        go_on = _("… and opens the next case")
         buttons: list[tuple[Any, str, str, Callable[[], Any]]] = [
             (ui.acceptButton, "A", accept, self.accept),
             (ui.rejectButton, "X", _("It is none"), self.reject),
@@ -61,8 +62,8 @@ class CaseActions:
             (ui.hideButton, "H", _("The breast alone"), self.hide),
             (ui.fitButton, "F", _("The breast fills the view"), scene.fit),
             (ui.windowButton, "W", _("The file's next window"), self.next_window),
-            (ui.submitButton, "S", _("Sends the label to the server"), self.submit),
-            (ui.submitNextButton, "Shift+S", _("… and opens the next case"), self.submit_and_go_on),
+            (ui.submitButton, "S", _("Sends the label to the server"), self.handing_in.submit),
+            (ui.submitNextButton, "Shift+S", go_on, self.handing_in.submit_and_go_on),
         ]
         keys: list[tuple[str, Callable[[], Any]]] = []
         self._tips = {key: f"{tip} ({key})" for _button, key, tip, _action in buttons}
@@ -166,9 +167,12 @@ class CaseActions:
             self._case.redo()
 
     def hide(self) -> None:
-        """Shows the breast alone, or the findings again."""
-        self._scene.set_visible(not self._scene.visible)
-        self._ui.hideButton.setChecked(not self._scene.visible)
+        """Shows the breast alone, or the findings again; first of all what the model found."""
+        if self._case is not None and self._case.veiled:
+            self._session.unveil()
+        else:
+            self._scene.set_visible(not self._scene.visible)
+        self._show()
 
     def next_window(self) -> None:
         """Shows the image in the file's next window, and says which that is."""
@@ -183,54 +187,6 @@ class CaseActions:
             self._comments.keep()
             self._case.select(None)
 
-    def submit(self) -> bool:
-        """Sends the label; asks once about findings that nobody decided. False: not sent."""
-        self.take_up()
-        case = self._case
-        if case is None:
-            return False
-        if self._session.is_handed_in:
-            self._session.said.emit(_("This label has been submitted, and nothing changed since."))
-            return False
-        if self._session.asking.is_under_way(case):
-            words = _("The model is still answering about a box: submit when it has, or cancel.")
-            self._session.said.emit(words)
-            return False
-        open_ones = case.undecided()
-        if open_ones:
-            text = _("{n} findings are neither accepted nor rejected.").format(n=len(open_ones))
-            answers = [_("Accept all"), _("Reject all"), _("Go back")]
-            answer = self._ask(text, answers)
-            if self._has_gone(case):
-                return False
-            if answer == len(answers) - 1:
-                case.select(open_ones[0].id)
-                return False
-            (case.accept_all if answer == 0 else case.reject_all)()
-        return self._session.submit()
-
-    def submit_and_go_on(self) -> None:
-        """Sends the label, unless it has been sent, and asks for the next case."""
-        self.take_up()
-        if self._session.is_handed_in or self.submit():
-            self.next_wanted.emit()
-
-    def may_leave(self) -> bool:
-        """Asks about unsaved edits; False: the reader stays with this case."""
-        self.take_up()
-        case = self._case
-        if case is None or not case.dirty:
-            return True
-        answers = [_("Submit"), _("Keep as draft"), _("Discard"), _("Stay")]
-        answer = self._ask(_("This case has edits that are not submitted."), answers)
-        if self._has_gone(case):
-            return False
-        if answer == 0:
-            return self.submit()
-        if answer == len(answers) - 2 and self._session.drafts is not None:
-            self._session.drafts.forget(case.image.id)
-        return answer != len(answers) - 1
-
     def take_up(self) -> None:
         """What is being typed or drawn becomes steps of the case."""
         self._comments.keep()
@@ -238,14 +194,6 @@ class CaseActions:
             self.edit_mask()
 
     # Inside
-
-    def _has_gone(self, case: Case) -> bool:
-        """Whether another case came while a question about this one stood; then it is said."""
-        gone = self._session.case is not case
-        if gone:
-            words = _("Another case has opened meanwhile. Nothing was sent; edits are drafts.")
-            self._session.said.emit(words)
-        return gone
 
     def _open(self) -> None:
         if self._case is not None:
@@ -260,8 +208,10 @@ class CaseActions:
     def _show(self, *_selected: Any) -> None:
         ui, case = self._ui, self._case
         chosen = case is not None and case.selected is not None and self._editing is None
-        for button in (ui.acceptButton, ui.rejectButton, ui.classButton, ui.askButton):
+        veiled = case is not None and case.veiled
+        for button in (ui.acceptButton, ui.rejectButton, ui.classButton):
             button.setEnabled(chosen)
+        ui.askButton.setEnabled(chosen and not veiled)
         ui.maskButton.setEnabled(chosen or self._editing is not None)
         ui.maskButton.setChecked(self._editing is not None)
         ui.addButton.setChecked(self._scene.placing)
@@ -277,6 +227,7 @@ class CaseActions:
             button.setToolTip(f"{tip}: {step}" if step else tip)
         # The Segment Editor has keys of its own.
         self._keys.leave_only(None if self._editing is None else EDIT)
+        ui.hideButton.setText(_("Show the model's") if veiled else _("Hide findings"))
         ui.hideButton.setChecked(not self._scene.visible)
         ui.editorFrame.setVisible(self._editing is not None)
         windows = [_("Window: {name}").format(name=w.name) for w in self._scene.windows]

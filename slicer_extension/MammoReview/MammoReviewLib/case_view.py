@@ -59,6 +59,7 @@ class CaseView:
         self._rows = () if case is None else case.shown
         if case is not None:
             self._scene.show(self._rows, case.selected)
+        self._ui.thresholdRow.setEnabled(case is not None and not case.veiled)
         self._fill_table()
         self._show_verdict()
         self._show_figures()
@@ -75,7 +76,6 @@ class CaseView:
             case.changed.connect(self.show)
             case.selected_changed.connect(self._show_selection)
         self._ui.findingsTable.setEnabled(case is not None)
-        self._ui.thresholdRow.setEnabled(case is not None)
         self.show()
 
     def _show_selection(self, finding_id: str | None) -> None:
@@ -135,6 +135,12 @@ class CaseView:
         ui, case = self._ui, self._case
         if case is None:
             ui.verdictLabel.setText(_("No case is open"))
+            ui.verdictLabel.setStyleSheet(HEADLINE.format(size=headline_size(), colour=""))
+            ui.verdictBar.setValue(0)
+            return
+        if case.veiled and not self._rows and not case.state.cleared:
+            ui.verdictLabel.setText(case_words.veiled_line(case.image))
+            ui.verdictLabel.setToolTip(_("H shows what the model found"))
             ui.verdictLabel.setStyleSheet(HEADLINE.format(size=headline_size(), colour=""))
             ui.verdictBar.setValue(0)
             return

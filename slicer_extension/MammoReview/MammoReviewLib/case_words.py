@@ -58,7 +58,6 @@ def cells(number: int, finding: Finding, image: ImageInfo) -> tuple[str, ...]:
 def verdict_line(verdict: Verdict, image: ImageInfo, shown: Iterable[Finding]) -> str:
     """The image's verdict as one line that holds beside the findings `shown` with it."""
     standing = [finding for finding in shown if finding.stands]
-    where = " ".join(part for part in (image.laterality, image.view) if part)
     percent = f"{100 * verdict.malignancy:.0f}"
     if verdict.label == "no finding":
         said = _("no likely mass") if standing else _("no finding")
@@ -72,6 +71,16 @@ def verdict_line(verdict: Verdict, image: ImageInfo, shown: Iterable[Finding]) -
         said = _("{label}, {malignancy} of 100").format(
             label=label_word(verdict.label), malignancy=percent
         )
+    return _headline(image, said)
+
+
+def veiled_line(image: ImageInfo) -> str:
+    """In the verdict's place while the reader looks without the model."""
+    return _headline(image, _("your own look first"))
+
+
+def _headline(image: ImageInfo, said: str) -> str:
+    where = " ".join(part for part in (image.laterality, image.view) if part)
     return f"{where} · {said}" if where else said[:1].upper() + said[1:]
 
 

@@ -26,6 +26,7 @@ class Draft:
     follows: str | None = None  # the submission that the case was opened from, if it waits still
     reason: str = ""
     comment: str = ""  # on the image, before the edits
+    veiled: bool = False  # the model's findings were not shown yet
 
 
 class Drafts:
@@ -37,7 +38,7 @@ class Drafts:
     def __init__(self, folder: Path) -> None:
         self.changed = Signal()
         self._folder = folder
-        self._written: dict[str, State] = {}
+        self._written: dict[str, tuple[State, bool]] = {}
         documents = (disk.read_json(file) for file in folder.glob("*.json"))
         self._images = {d["opened"]["image"]["id"] for d in documents if d and "opened" in d}
 
@@ -46,7 +47,7 @@ class Drafts:
         image_id = case.image.id
         if not case.dirty:
             self.forget(image_id)
-        elif self._written.get(image_id) is not case.state:
+        elif not self._is_written(case):
             now = replace(case.opened, findings=case.state.findings)
             document = {
                 "opened": case.opened.to_json(),
@@ -57,9 +58,10 @@ class Drafts:
                 "follows": case.follows,
                 "reason": case.reason,
                 "opened_comment": case.opened_comment,
+                "veiled": case.veiled,
             }
             disk.write_json(self._file(image_id), document, through=False)
-            self._written[image_id] = case.state
+            self._written[image_id] = case.state, case.veiled
             if image_id not in self._images:
                 self._images.add(image_id)
                 self.changed.emit()
@@ -93,6 +95,10 @@ class Drafts:
         """The ids of all images that have a draft."""
         return frozenset(self._images)
 
+    def _is_written(self, case: Case) -> bool:
+        state, veiled = self._written.get(case.image.id, (None, False))
+        return state is case.state and veiled == case.veiled
+
     def _file(self, image_id: str) -> Path:
         return self._folder / f"{disk.name_for(image_id)}.json"
 
@@ -105,5 +111,6 @@ def _draft(document: dict[str, Any]) -> Draft:
         based_on=int(document["based_on"]),
         follows=document["follows"],
         reason=str(document["reason"]),
-        comment=str(document.get("opened_comment", "")),  # panels before it wrote none
+        comment=str(document.get("opened_comment", "")),  # panels before them wrote neither
+        veiled=bool(document.get("veiled", False)),
     )

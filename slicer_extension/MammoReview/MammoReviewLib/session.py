@@ -66,6 +66,7 @@ class Session:
         self.asking = Asking(jobs, self.connection, self.said.emit)
         self.learning = Learning(jobs, self.connection, self.said.emit)
         self.ahead = ReadingAhead(jobs, self.connection, self.said.emit)
+        self.look_first = False  # cases open without what the model found; see `unveil`
         self.drafts: Drafts | None = None
         self.elsewhere: tuple[str, ...] = ()  # labels of others, or for other servers, that wait
         self._label_files, self._folder, self._make_client = label_files, folder, make_client
@@ -166,7 +167,9 @@ class Session:
                 self._show(document, fetched, info.threshold, reason)
             else:
                 assert fetched.document is not None
-                self._show(fetched.document, fetched, info.threshold, reason)
+                self._show(
+                    fetched.document, fetched, info.threshold, reason, veiled=self.look_first
+                )
                 self.worklist.mark_read(image_id, fetched.document.verdict.malignancy)
 
         def done(fetched: Fetched) -> None:
@@ -202,17 +205,21 @@ class Session:
         self.jobs.start(work, done, self._failed, name=_("Asking what is next"), key=NEXT)
 
     def ask_model(self, finding_id: str) -> None:
-        """Asks the model for a mask and a score of the finding's box; applied when they come."""
-        if self.case is not None:
+        """Asks the model for a mask and a score of the finding's box; applied when they come.
+
+        Not before the reader's own look is over.
+        """
+        if self.case is not None and not self.case.veiled:
             self.asking.ask(self.case, finding_id, self._token, self._failed)
 
-    def discard_edits(self) -> None:
-        """Forgets the draft of the open case and opens it afresh."""
+    def unveil(self) -> None:
+        """Shows what the model proposes, and asks it about what the reader drew without it."""
         case = self.case
-        if case is not None and self.drafts is not None:
-            self.close_case()
-            self.drafts.forget(case.image.id)
-            self.open(case.image.id, reason=case.reason)
+        if case is not None and case.veiled:
+            case.unveil()
+            for finding in case.shown:
+                if finding.status == "added" and finding.malignancy is None:
+                    self.ask_model(finding.id)
 
     @property
     def is_handed_in(self) -> bool:
@@ -261,21 +268,15 @@ class Session:
     def _open_draft(self, draft: Draft, fetched: Fetched, threshold: float) -> None:
         self._show(
             draft.opened, replace(fetched, comment=draft.comment), threshold, draft.reason,
-            based_on=draft.based_on, follows=draft.follows,
+            based_on=draft.based_on, follows=draft.follows, veiled=draft.veiled,
         )
         assert self.case is not None
         self.case.restore(draft.state)
         self.said.emit(_("Your unfinished edits of this image are back."))
 
     def _show(
-        self,
-        document: Findings,
-        fetched: Fetched,
-        threshold: float,
-        reason: str,
-        *,
-        based_on: int | None = None,
-        follows: str | None = None,
+        self, document: Findings, fetched: Fetched, threshold: float, reason: str,
+        *, based_on: int | None = None, follows: str | None = None, veiled: bool = False,
     ) -> None:
         self.close_case()
         case = Case(
@@ -287,6 +288,7 @@ class Session:
             labelled_by=fetched.annotator,
             comment=fetched.comment,
             follows=follows,
+            veiled=veiled,
         )
         case.changed.connect(self._keep)
         self._set_case(case)

@@ -70,8 +70,9 @@ class Panel:
             ui, self.session, self.scene, self.view, around.editor, around.ask
         )
         self.connection = ConnectionView(self.session, around.settings, around.ask)
-        self.worklist = WorklistView(self.session, self.actions.may_leave)
-        self.actions.next_wanted.connect(self.worklist.open_next)
+        handing_in = self.actions.handing_in
+        self.worklist = WorklistView(self.session, handing_in.may_leave, around.settings)
+        handing_in.next_wanted.connect(self.worklist.open_next)
         self.training = TrainingView(self.session, draw)
         for area, view in (
             (ui.connectionArea, self.connection),

@@ -9,11 +9,14 @@ import qt
 from .i18n import _
 from .keys import Keys
 from .look import row_height, table_height
+from .ports import Settings
 from .reading_ahead import Batch
 from .session import Session
 from .training_words import duration, local_time
 from .worklist import UNSENT, Row
 
+LOOK_FIRST = "MammoReview/look_first"
+MALIGNANCY = 3  # the column of the model's word
 ROWS = 5  # of the list, at the least
 
 
@@ -37,8 +40,10 @@ class WorklistView:
     `may_leave()` asks about unsaved edits before another case is opened; False keeps this one.
     """
 
-    def __init__(self, session: Session, may_leave: Callable[[], bool]) -> None:
-        self._session, self._may_leave = session, may_leave
+    def __init__(
+        self, session: Session, may_leave: Callable[[], bool], settings: Settings
+    ) -> None:
+        self._session, self._may_leave, self._settings = session, may_leave, settings
         self._shown: tuple[Row, ...] = ()
         self._looks: list[tuple[bool, tuple[str, ...]]] = []  # of each: whether it is open, words
         self._scrolled_to: str | None = None
@@ -95,7 +100,7 @@ class WorklistView:
         self.table.setHorizontalHeaderLabels(titles)
         self.table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         tip = _("The model's word on the image, 0 to 100; a reader's is in the label")
-        self.table.horizontalHeaderItem(titles.index(_("Malignancy"))).setToolTip(tip)
+        self.table.horizontalHeaderItem(MALIGNANCY).setToolTip(tip)
         # The marked row is the open case, always: a click alone must not mark another.
         self.table.setSelectionMode(qt.QAbstractItemView.NoSelection)
         self.table.setToolTip(_("Double-click a case to open it"))
@@ -125,6 +130,13 @@ class WorklistView:
         line.addWidget(self.ahead_words)
         rows.addWidget(self.ahead)
 
+        self.look_first = qt.QCheckBox(_("My own look first"))
+        tip = _("Cases open without what the model found; H shows it, and so does submitting")
+        self.look_first.setToolTip(tip)
+        self.look_first.toggled.connect(self._set_look_first)
+        rows.addWidget(self.look_first)
+        self.look_first.setChecked(settings.value(LOOK_FIRST, "") == "yes")
+
         session.worklist.changed.connect(self._show_list)
         session.connection.changed.connect(self._show_strategies)
         session.connection.changed.connect(self._show_ahead)
@@ -144,6 +156,11 @@ class WorklistView:
         """Opens what the chosen strategy says is next, unless the reader stays with this one."""
         if self._may_leave():
             self._session.open_next(self._strategy)
+
+    def _set_look_first(self, on: bool) -> None:
+        self._session.look_first = on
+        self._settings.setValue(LOOK_FIRST, "yes" if on else "")
+        self.table.setColumnHidden(MALIGNANCY, on)  # it would tell what the case is not to tell
 
     def _read_ahead(self) -> None:
         ahead = self._session.ahead
@@ -245,7 +262,8 @@ class WorklistView:
 
     def _show_case(self) -> None:
         case = self._session.case
-        reason = "" if case is None else case.reason
+        # Reasons have the model's figures in them.
+        reason = "" if case is None or self._session.look_first else case.reason
         if case is not None and case.labelled_by:
             labelled = _("Labelled by {reader}, version {version}.")
             reason = labelled.format(reader=case.labelled_by, version=case.based_on)
