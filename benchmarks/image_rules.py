@@ -1,6 +1,6 @@
 """From masses to the image: rules by which masses speak for it, on one set of predictions.
 
-    ftmtl predict --coco said.json --data SET.json --images DIR
+    ftmtl predict --one-view --coco said.json --data SET.json --images DIR
     python benchmarks/image_rules.py --truth SET.json --predictions said.json
 
 Films that all hold a mass cannot say what a rule does to a normal breast. So each is counted a

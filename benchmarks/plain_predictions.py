@@ -1,6 +1,6 @@
 """Predictions of a data set by the plain network, to judge the fast one by.
 
-    ftmtl predict --coco fast.json --data SET.json --images DIR --weights W
+    ftmtl predict --one-view --coco fast.json --data SET.json --images DIR --weights W
     python benchmarks/plain_predictions.py --data SET.json --images DIR --weights W \
         --proposals 1000 --out plain.json
     ftmtl evaluate --truth SET.json --predictions fast.json --against plain.json

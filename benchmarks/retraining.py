@@ -3,9 +3,9 @@
     ftmtl dataset contrast-shift SET.json --images DIR --out shifted
     ftmtl dataset coco shifted/coco.json --images shifted --hold-out 2 --out half.json
     python benchmarks/retraining.py --data half.json --images shifted --out runs/retraining
-    ftmtl predict --coco after.json --data half.held-out.json --images shifted \
+    ftmtl predict --one-view --coco after.json --data half.held-out.json --images shifted \
         --weights runs/retraining/heads/weights.safetensors
-    ftmtl predict --coco before.json --data half.held-out.json --images shifted
+    ftmtl predict --one-view --coco before.json --data half.held-out.json --images shifted
     ftmtl evaluate --truth half.held-out.json --predictions after.json --against before.json \
         --out report
 

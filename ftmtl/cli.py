@@ -209,11 +209,13 @@ def _predict(options: argparse.Namespace) -> int:
             if not options.weights:
                 print("These are the starter weights. They learned from all of CBIS-DDSM's "
                       "training films: predictions of those are no test.", file=sys.stderr)
-            results, report = predict_records(predictor, _records(options), on_file=bar.files)
+            results, report = predict_records(predictor, _records(options),
+                                              one_view=options.one_view, on_file=bar.files)
             write_json(options.coco, results)
         else:
             report = predict_files(predictor, options.paths, options.out,
-                                   threshold=options.threshold, on_file=bar.files)
+                                   threshold=options.threshold, one_view=options.one_view,
+                                   on_file=bar.files)
     for line in report.refused:
         print(f"not read: {line}", file=sys.stderr)
     print(f"{report.read} read, {len(report.refused)} not: {options.coco or options.out}")

@@ -80,6 +80,9 @@ def _predict(predict: argparse.ArgumentParser) -> None:
                          help="least mass score; default: one false positive an image")
     predict.add_argument("--coco", type=Path, metavar="FILE",
                          help="write COCO predictions of --data instead, whatever they score")
+    predict.add_argument("--one-view", action="store_true",
+                         help="the network alone, film by film: masses do not hear what the other "
+                              "view of their breast says")
     _data(predict, required=False)
     predict.add_argument("--device", default="auto")
 

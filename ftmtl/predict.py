@@ -29,6 +29,7 @@ from ftmtl.mammogram import Mammogram, MammogramHeader
 from ftmtl.measure import measure_mask
 from ftmtl.network.inference import InferenceNet
 from ftmtl.network.model import Detections, FTMTLNet
+from ftmtl.other_view import RULE as OTHER_VIEW_RULE
 from ftmtl.probabilities import Calibration
 from ftmtl.reading import Candidate, Reading, malignancy_of
 from ftmtl.veto import IMAGE_RULE, WORD_RULE, called, gather, likelier, monotone
@@ -88,7 +89,7 @@ class Predictor:
                                  max_findings=max_findings)
         asked = _checked(boxes, mammogram.pixels.shape)
         candidates = self._describe(self.canvas(mammogram), asked)
-        return self._document(image, shown=candidates, seen=candidates)
+        return self._document(image, shown=candidates, seen=candidates, how=VERDICT_RULE)
 
     def read(self, mammogram: Mammogram) -> Reading:
         """What the network sees, before any threshold."""
@@ -120,16 +121,17 @@ class Predictor:
         """The document of a reading, as `__call__` would have made it; the network is not run."""
         least = self.default_threshold if threshold is None else threshold
         shown = [c for c in reading.candidates if c.score >= least][:max_findings]
-        return self._document(image, shown=shown, seen=reading.candidates)
+        how = f"{VERDICT_RULE}; {OTHER_VIEW_RULE}" if reading.heard else VERDICT_RULE
+        return self._document(image, shown=shown, seen=reading.candidates, how=how)
 
     def _document(
-        self, image: ImageInfo, *, shown: Sequence[Candidate], seen: Sequence[Candidate]
+        self, image: ImageInfo, *, shown: Sequence[Candidate], seen: Sequence[Candidate], how: str
     ) -> Findings:
         return Findings(
             image=image,
             model=self.model,
             findings=tuple(_finding(n, c, image) for n, c in enumerate(shown, start=1)),
-            verdict=_verdict(seen),
+            verdict=_verdict(seen, how),
         )
 
     def canvas(self, mammogram: Mammogram) -> Canvas:
@@ -183,10 +185,10 @@ class Predictor:
         return self.calibration(logits.double().cpu().numpy())
 
 
-def _verdict(seen: Sequence[Candidate]) -> Verdict:
+def _verdict(seen: Sequence[Candidate], how: str) -> Verdict:
     """Of an image, by all candidates, shown or not."""
     label = called([c.score for c in seen], [c.malignancy for c in seen])
-    return Verdict(malignancy=malignancy_of(seen), label=label, how=VERDICT_RULE)
+    return Verdict(malignancy=malignancy_of(seen), label=label, how=how)
 
 
 def image_info(mammogram: Mammogram | MammogramHeader, patient_key: str | None) -> ImageInfo:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -16,12 +16,14 @@ from ftmtl.atomic import write_bytes, write_json
 from ftmtl.canvas import Canvas
 from ftmtl.datasets.film import read_film
 from ftmtl.datasets.records import CATEGORY_OF, ImageRecord
-from ftmtl.findings import Findings
+from ftmtl.findings import Findings, ImageInfo
 from ftmtl.mammogram import Mammogram, UnreadableMammogram, read_mammogram
+from ftmtl.other_view import other_views, with_other_view
 from ftmtl.overlay import save_overlay
 from ftmtl.patient_key import PatientKey
 from ftmtl.predict import SCORE_FLOOR, Predictor, image_info
 from ftmtl.prefetch import ahead
+from ftmtl.reading import Reading
 from ftmtl.veto import worst
 
 KEY_FILE = "patient.key"
@@ -37,6 +39,30 @@ class Report:
     read: int = 0
     refused: list[str] = field(default_factory=list)
     refused_ids: list[int | str] = field(default_factory=list)  # of them, in a data set
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A film that was read."""
+
+    file: Path
+    image: ImageInfo
+    reading: Reading
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What was written of a film: its document without the findings, and how many they are."""
+
+    file: Path
+    verdict: Findings
+    findings: int
+
+    def row(self) -> list[object]:
+        """Its line in `files.csv`."""
+        image, said = self.verdict.image, self.verdict.verdict
+        return [self.file, image.id, image.patient_key, image.laterality, image.view,
+                said.label, f"{said.malignancy:.4f}", self.findings]
 
 
 def common_folder(paths: Iterable[Path]) -> Path | None:
@@ -80,11 +106,14 @@ def predict_files(
     out: Path,
     *,
     threshold: float | None = None,
+    one_view: bool = False,
     on_file: Callable[[int, int, Path], None] = lambda done, total, path: None,
 ) -> Report:
     """Read every file; write `ID.json`, `ID.png`, `patients.json` and `files.csv` into `out`.
 
-    `files.csv` says which file became which id, and what was said of it.
+    `files.csv` says which file became which id, and what was said of it. Unless `one_view`, a mass
+    hears the other view of its breast (`ftmtl.other_view`): a file that was written is written anew
+    when that is read.
     A file that cannot be read is listed in `refused.txt`, and the rest are done. So is an image
     whose id another has: its findings would take the other's place, and both be one patient.
     """
@@ -93,17 +122,26 @@ def predict_files(
     named = any(b'"patient_key"' in file.read_bytes() for file in out.glob("*.json"))
     key = PatientKey.open(out / KEY_FILE, labels_exist=named)
     report = Report()
-    by_patient: dict[str, list[Findings]] = {}
     root = common_folder(paths)
     files = list({os.path.abspath(file): file for file in files_below(paths)}.values())
     known: dict[str, Path] = {}
-    rows: list[list[object]] = []
+    written: dict[str, _Written] = {}
+    breasts: dict[Hashable, list[_Read]] = {}
 
-    def opened(file: Path) -> Opened:
-        below = root or Path(os.path.abspath(file)).anchor
-        return _opened(predictor, lambda: read_mammogram(file, root=Path(below)))
+    def mammogram_of(file: Path) -> Mammogram:
+        return read_mammogram(file, root=root or Path(Path(os.path.abspath(file)).anchor))
 
-    for number, film in enumerate(ahead(opened, files)):
+    def write(film: _Read, mammogram: Mammogram, others: Sequence[_Read]) -> None:
+        reading = with_other_view(film.reading, [other.reading for other in others])
+        findings = predictor.findings(reading, film.image, threshold=threshold)
+        write_json(out / f"{film.image.id}.json", findings.to_json())
+        save_overlay(out / f"{film.image.id}.png", mammogram, findings)
+        # The verdict is all that is needed later, and outlines are large.
+        verdict = replace(findings, findings=())
+        written[film.image.id] = _Written(film.file, verdict, len(findings.findings))
+
+    films = ahead(lambda file: _opened(predictor, lambda: mammogram_of(file)), files)
+    for number, film in enumerate(films):
         on_file(number, len(files), files[number])
         if isinstance(film, UnreadableMammogram):
             report.refused.append(str(film))
@@ -115,19 +153,23 @@ def predict_files(
             remedy = "Leave it out if it is a copy, else give the two names or UIDs of their own"
             report.refused.append(str(UnreadableMammogram(mammogram.path, reason, remedy)))
             continue
-        patient = key.of(mammogram)
-        findings = predictor.findings(predictor.read_canvas(canvas),
-                                      image_info(mammogram, patient), threshold=threshold)
-        write_json(out / f"{mammogram.image_id}.json", findings.to_json())
-        save_overlay(out / f"{mammogram.image_id}.png", mammogram, findings)
-        # The verdict is all that is needed later, and outlines are large.
-        by_patient.setdefault(patient, []).append(replace(findings, findings=()))
-        rows.append([
-            mammogram.path, mammogram.image_id, patient, mammogram.laterality, mammogram.view,
-            findings.verdict.label, f"{findings.verdict.malignancy:.4f}", len(findings.findings),
-        ])
+        image = image_info(mammogram, key.of(mammogram))
+        read = _Read(mammogram.path, image, predictor.read_canvas(canvas))
+        breast = None if one_view else (image.patient_key, mammogram.study_uid, image.laterality)
+        mates = breasts.setdefault(breast, []) if image.laterality and breast else []
+        mates.append(read)
+        pairs = other_views([(breast, mate.image.view) for mate in mates])
+        for mate, others in zip(mates, pairs, strict=True):
+            heard = [mates[other] for other in others]
+            if mate is read:
+                write(mate, mammogram, heard)
+            elif read in heard:
+                write(mate, mammogram_of(mate.file), heard)
         report.read += 1
-    write_bytes(out / "files.csv", _table([COLUMNS, *rows]))
+    write_bytes(out / "files.csv", _table([COLUMNS, *(w.row() for w in written.values())]))
+    by_patient: dict[str, list[Findings]] = {}
+    for one in written.values():
+        by_patient.setdefault(str(one.verdict.image.patient_key), []).append(one.verdict)
     write_json(out / "patients.json", patients_document(by_patient))
     write_bytes(out / "refused.txt", "".join(f"{line}\n" for line in report.refused).encode())
     return report
@@ -172,11 +214,15 @@ def predict_records(
     predictor: Predictor,
     records: Sequence[ImageRecord],
     *,
+    one_view: bool = True,
     on_file: Callable[[int, int, Path], None] = lambda done, total, path: None,
 ) -> tuple[list[dict[str, Any]], Report]:
-    """COCO predictions of a data set, down to the score floor, and what could not be read."""
+    """COCO predictions of a data set, down to the score floor, and what could not be read.
+
+    `one_view`: of the network alone, film by film; else masses hear their breast's other view.
+    """
     report = Report()
-    results: list[dict[str, Any]] = []
+    readings: list[tuple[ImageRecord, ImageInfo, Reading]] = []
 
     def opened(record: ImageRecord) -> Opened:
         return _opened(predictor, lambda: read_film(record))
@@ -188,11 +234,23 @@ def predict_records(
             report.refused_ids.append(record.image_id)
             continue
         mammogram, canvas = film
-        findings = predictor.findings(predictor.read_canvas(canvas),
-                                      image_info(mammogram, None), threshold=SCORE_FLOOR)
-        results += coco_results(findings, record.image_id)
+        reading = predictor.read_canvas(canvas)
+        readings.append((record, image_info(mammogram, None), reading))
         report.read += 1
+    views = other_views([(_breast(record), record.view) for record, _, _ in readings])
+    results: list[dict[str, Any]] = []
+    for (record, image, reading), others in zip(readings, views, strict=True):
+        if not one_view:
+            reading = with_other_view(reading, [readings[other][2] for other in others])
+        findings = predictor.findings(reading, image, threshold=SCORE_FLOOR)
+        results += coco_results(findings, record.image_id)
     return results, report
+
+
+def _breast(record: ImageRecord) -> Hashable | None:
+    """A data set tells no examinations apart: a patient's side is one breast."""
+    known = record.patient_known and record.laterality is not None
+    return (record.patient_id, record.laterality) if known else None
 
 
 def coco_results(findings: Findings, image_id: int | str) -> list[dict[str, Any]]:

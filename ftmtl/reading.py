@@ -54,11 +54,13 @@ class Reading:
     """All candidates above the score floor, best first, and what ranking needs.
 
     `features` [1024] is θ1, mean-pooled over each box and averaged over the boxes by their scores,
-    of length 1 (0 where there is no box).
+    of length 1 (0 where there is no box). `heard`: the candidates heard the other view of their
+    breast (`ftmtl.other_view`); what is kept on disk is what the network saw in this film alone.
     """
 
     candidates: tuple[Candidate, ...]
     features: NDArray[np.float32]
+    heard: bool = False
 
     def save(self, file: Path) -> None:
         """Writes it, whole or not at all. Raises OSError."""
