@@ -63,17 +63,24 @@ def heard(malignancies: ArrayLike, others: Sequence[Said]) -> NDArray[np.float64
 
 def with_other_view(reading: Reading, others: Sequence[Reading]) -> Reading:
     """The reading of a film after the `others`, readings of its breast's other view, were heard."""
+    told = told_by(reading.candidates, others)
+    return reading if told is None else replace(reading, candidates=told, heard=True)
+
+
+def told_by(
+    candidates: Sequence[Candidate], others: Sequence[Reading]
+) -> tuple[Candidate, ...] | None:
+    """A film's candidates after the `others` were heard; None where there was nothing to hear."""
     said = [
         Said.by([c.score for c in o.candidates], [c.malignancy for c in o.candidates])
         for o in others
     ]
-    found = reading.candidates
-    if not found or not any(one.weight for one in said):
-        return reading
-    malignancies = heard([c.malignancy for c in found], said)
-    shares = heard([_share(c) for c in found], said)
-    told = zip(found, malignancies.tolist(), shares.tolist(), strict=True)
-    return replace(reading, candidates=tuple(_told(*one) for one in told), heard=True)
+    if not candidates or not any(one.weight for one in said):
+        return None
+    malignancies = heard([c.malignancy for c in candidates], said)
+    shares = heard([_share(c) for c in candidates], said)
+    told = zip(candidates, malignancies.tolist(), shares.tolist(), strict=True)
+    return tuple(_told(*one) for one in told)
 
 
 def other_views(

@@ -90,9 +90,16 @@ class PatientKey:
             kind, text = "patient", patient
         else:
             kind, text = ("study", study) if study else ("image", mammogram.image_id)
+        return self._key(kind, text)
+
+    def of_examination(self, mammogram: Identified) -> str | None:
+        """Key of the examination, by its study; None where the file names none."""
+        study = (mammogram.study_uid or "").strip()
+        return self._key("examination", study) if study else None
+
+    def _key(self, kind: str, text: str) -> str:
         # The kind is part of the message: a study never gets the key of a patient.
-        message = f"{kind}:{text}".encode()
-        return hmac.new(self._secret, message, "sha256").hexdigest()[:16]
+        return hmac.new(self._secret, f"{kind}:{text}".encode(), "sha256").hexdigest()[:16]
 
 
 def _create(file: Path) -> None:

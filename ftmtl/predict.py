@@ -30,6 +30,7 @@ from ftmtl.measure import measure_mask
 from ftmtl.network.inference import InferenceNet
 from ftmtl.network.model import Detections, FTMTLNet
 from ftmtl.other_view import RULE as OTHER_VIEW_RULE
+from ftmtl.other_view import told_by, with_other_view
 from ftmtl.probabilities import Calibration
 from ftmtl.reading import Candidate, Reading, malignancy_of
 from ftmtl.veto import IMAGE_RULE, WORD_RULE, called, gather, likelier, monotone
@@ -76,20 +77,25 @@ class Predictor:
         threshold: float | None = None,
         max_findings: int | None = None,
         patient_key: str | None = None,
+        others: Sequence[Reading] = (),
     ) -> Findings:
         """The findings of a mammogram, most suspicious of being a mass first.
 
         Masses that score at least `threshold` (default: one false positive an image on held-out
         films) are findings. Given `boxes` [x, y, width, height], each is described as it lies,
-        in order, whatever it scores. Raises InvalidBoxes.
+        in order, whatever it scores. `others` are readings of the breast's other view, which is
+        then heard (`ftmtl.other_view`). Raises InvalidBoxes.
         """
         image = image_info(mammogram, patient_key)
         if boxes is None:
-            return self.findings(self.read(mammogram), image, threshold=threshold,
-                                 max_findings=max_findings)
+            reading = with_other_view(self.read(mammogram), others)
+            return self.findings(reading, image, threshold=threshold, max_findings=max_findings)
         asked = _checked(boxes, mammogram.pixels.shape)
-        candidates = self._describe(self.canvas(mammogram), asked)
-        return self._document(image, shown=candidates, seen=candidates, how=VERDICT_RULE)
+        alone = self._describe(self.canvas(mammogram), asked)
+        told = told_by(alone, others)
+        candidates = alone if told is None else told
+        how = _how(heard=told is not None)
+        return self._document(image, shown=candidates, seen=candidates, how=how)
 
     def read(self, mammogram: Mammogram) -> Reading:
         """What the network sees, before any threshold."""
@@ -121,7 +127,7 @@ class Predictor:
         """The document of a reading, as `__call__` would have made it; the network is not run."""
         least = self.default_threshold if threshold is None else threshold
         shown = [c for c in reading.candidates if c.score >= least][:max_findings]
-        how = f"{VERDICT_RULE}; {OTHER_VIEW_RULE}" if reading.heard else VERDICT_RULE
+        how = _how(heard=reading.heard)
         return self._document(image, shown=shown, seen=reading.candidates, how=how)
 
     def _document(
@@ -183,6 +189,10 @@ class Predictor:
     def _probabilities(self, logits: Tensor) -> NDArray[np.float64]:
         """Calibrated probabilities [K, 3] of class logits [K, 3]."""
         return self.calibration(logits.double().cpu().numpy())
+
+
+def _how(*, heard: bool) -> str:
+    return f"{VERDICT_RULE}; {OTHER_VIEW_RULE}" if heard else VERDICT_RULE
 
 
 def _verdict(seen: Sequence[Candidate], how: str) -> Verdict:

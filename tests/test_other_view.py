@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from ftmtl.datasets.records import ImageRecord
@@ -16,6 +17,7 @@ from ftmtl.other_view import RULE, Said, heard, other_views, with_other_view
 from ftmtl.predict import SCORE_FLOOR, Predictor
 from ftmtl.predict_files import predict_files, predict_records
 from ftmtl.reading import Candidate, Reading
+from monailabel_app.lib.datastore import MammogramStore
 
 
 def reading(*masses: tuple[float, float, float]) -> Reading:
@@ -74,6 +76,29 @@ def test_films_are_paired_within_one_breast_of_one_examination() -> None:
         (bob, "CC"), (bob, "CC"), (None, "CC"), (None, "MLO"), (ann, None), (ann, "XCCL"),
     ]
     assert other_views(films) == [(1, 2), (0,), (0,), *[()] * 8]
+
+
+def test_a_server_pairs_films_of_one_examination(samples: Path, tmp_path: Path) -> None:
+    studies, workspace = tmp_path / "studies", tmp_path / "workspace"
+    studies.mkdir()
+    workspace.mkdir()
+    ids = {}
+    for name in ("L_CC", "L_MLO", "R_MLO"):
+        film = pydicom.dcmread(samples / f"P_00820_{name}.dcm")
+        film.save_as(studies / f"{name}.dcm")
+        ids[name] = str(film.SOPInstanceUID)
+    later = pydicom.dcmread(samples / "P_00820_L_MLO.dcm")
+    later.StudyInstanceUID = "1.2.840.77"
+    later.SOPInstanceUID = later.file_meta.MediaStorageSOPInstanceUID = "1.2.840.77.1"
+    later.save_as(studies / "later.dcm")
+    store = MammogramStore(studies, workspace)
+    assert store.other_views(ids["L_CC"]) == [ids["L_MLO"]]
+    assert store.other_views(ids["L_MLO"]) == [ids["L_CC"]]
+    assert store.other_views(ids["R_MLO"]) == store.other_views("1.2.840.77.1") == []
+    assert "1.2.840.77" not in (workspace / "images.json").read_text().replace("1.2.840.77.1", "")
+    (studies / "L_CC.dcm").unlink()
+    store.catalogue.refresh()
+    assert store.other_views(ids["L_MLO"]) == []
 
 
 @pytest.fixture(scope="module")

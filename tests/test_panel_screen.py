@@ -56,7 +56,8 @@ def test_connecting_shows_the_list_and_next_opens_a_read_case(
     assert screen.ui.thresholdSlider.value() == round(1000 * info.threshold)
     assert "False positives an image: 1," in screen.ui.fpiLabel.text()
     about = screen.ui.meaningLabel.text()
-    assert about.startswith(f"Patient {screen.case.image.patient_key[:8]} · model 1 · research use")
+    patient = screen.case.image.patient_key[:8]
+    assert about.startswith(f"Patient {patient} · model 1 · both views · research use only")
     assert "meant in training" in about
     assert screen.case.image.laterality in screen.ui.verdictLabel.text()
     pixels = screen.core.view.render()

@@ -18,6 +18,9 @@ from serving import Server, serve
 
 from ftmtl.findings import Findings, Status
 from ftmtl.label_file import read_label_file, write_label_file
+from ftmtl.mammogram import read_mammogram
+from ftmtl.other_view import RULE, with_other_view
+from ftmtl.predict import Predictor
 from ftmtl.samples import prepare_samples
 
 MODEL = "ft_mtl_net"
@@ -131,8 +134,12 @@ def test_uploads_and_sessions_are_the_same_image(server: Server, clinic: Path, t
                                                  ) -> None:
     film = clinic / "studies" / FILM
     sent = ask(server, "", files={"file": ("film.dcm", film.read_bytes())}, threshold=0)
-    image = sent["image"]["id"]
-    assert sent == ask(server, f"image={image}", threshold=0)
+    in_list = ask(server, f"image={sent['image']['id']}", threshold=0)
+    assert sent["image"] == in_list["image"]
+    drawn = ("bbox", "segmentation", "diameter_mm")
+    assert [[f[k] for k in drawn] for f in sent["findings"]] == [
+        [f[k] for k in drawn] for f in in_list["findings"]]
+    assert RULE in in_list["verdict"]["how"] and RULE not in sent["verdict"]["how"]
     assert sent == ask(server, "", files={"file": ("film.dcm", film.read_bytes())}, threshold=0,
                        fresh=True)
     client = MONAILabelClient(server.url, tmpdir=str(tmp_path))
@@ -143,6 +150,31 @@ def test_uploads_and_sessions_are_the_same_image(server: Server, clinic: Path, t
     assert [f["bbox"] for f in described["findings"]] == boxes
     client.remove_session(session)
     assert server.post(f"/infer/{MODEL}?session_id={session}").status_code == 404
+
+
+def test_an_image_hears_its_other_view_wherever_it_is_asked_about(
+    server: Server, clinic: Path, untrained: Path
+) -> None:
+    """L CC hears L MLO; L MLO hears L CC, and passes over the torn film of that view."""
+    predictor = Predictor.load(untrained, device="cpu")
+    films = {view: read_mammogram(clinic / "studies" / f"P_00820_L_{view}.dcm")
+             for view in ("CC", "MLO")}
+    read = {view: predictor.read(film) for view, film in films.items()}
+    for view, other in (("CC", "MLO"), ("MLO", "CC")):
+        image = films[view].image_id
+        said = Findings.from_json(ask(server, f"image={image}", threshold=0))
+        heard = with_other_view(read[view], [read[other]])
+        expected = predictor.findings(heard, said.image, threshold=0)
+        assert (said.findings, said.verdict) == (expected.findings, expected.verdict)
+        alone = predictor.findings(read[view], said.image, threshold=0)
+        assert said.verdict.malignancy != alone.verdict.malignancy
+        assert listed(server)[image]["malignancy"] == said.verdict.malignancy
+        boxes = [list(finding.bbox) for finding in said.findings[:3]]
+        answered = Findings.from_json(ask(server, f"image={image}", boxes=boxes))
+        described = predictor(films[view], boxes=boxes, others=[read[other]])
+        assert answered.findings == described.findings
+        assert [f.scores for f in answered.findings] != [
+            f.scores for f in predictor(films[view], boxes=boxes).findings]
 
 
 def test_a_file_is_a_copy_and_a_damaged_reading_is_made_again(server: Server, clinic: Path,

@@ -158,7 +158,7 @@ def read_labels(
 
 def info_of(image: dict[str, Any]) -> ImageInfo:
     """The image as findings documents name it, from what the server's lists say of it."""
-    row = {k: v for k, v in image.items() if k != "pixel_aspect"}
+    row = {k: v for k, v in image.items() if k not in ("pixel_aspect", "examination")}
     row["spacing_mm"] = row["spacing_mm"] and tuple(row["spacing_mm"])
     return ImageInfo(**row)
 

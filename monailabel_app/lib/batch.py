@@ -74,7 +74,7 @@ class IdleReading:
 
     def __init__(self, infer: FindMasses, store: MammogramStore) -> None:
         self._infer, self._store = infer, store
-        self._unreadable: set[tuple[str, str]] = set()  # SHA-256 of the weights, of the image
+        self._unreadable: set[tuple[str, str]] = set()  # SHA-256 of the weights, `content`
 
     def steps(self) -> Steps:
         """One pass over the work list; ends early when another version goes into service."""
@@ -84,13 +84,13 @@ class IdleReading:
         read = 0
         for mirrored in (False, True):
             for image in images:
-                digest = self._due(image, model.sha256, mirrored=mirrored)
-                if digest is None:
+                content = self._due(image, model.sha256, mirrored=mirrored)
+                if content is None:
                     continue
                 try:
                     infer.remember(image, listed(store, image), mirrored=mirrored)
                 except HTTPException as error:
-                    self._unreadable.add((model.sha256, digest))
+                    self._unreadable.add((model.sha256, content))
                     named = store.names.of(image)
                     logger.info("%s is left out of the table: %s", named, error.detail)
                 read += 1
@@ -103,16 +103,16 @@ class IdleReading:
         infer.save()
 
     def _due(self, image: str, model: str, *, mirrored: bool) -> str | None:
-        """The image's digest where it has yet to be read (mirrored), else None."""
+        """What the image's row is to rest on where it is yet to be made (mirrored), else None."""
         table = self._infer.table()
         figures = table.figures(image)
         lacks = figures is None or (mirrored and bool(np.isnan(figures["disagreement"])))
         try:
             if self._store.entry(image).changed == 0 and not lacks:
                 return None  # in a PACS, where it never changes: it need not be fetched again
-            digest = self._infer.digests.of(listed(self._store, image).path)
+            content = self._infer.content(listed(self._store, image))
         except (HTTPException, OSError):
             return None  # it has gone
-        if (model, digest) in self._unreadable:
+        if (model, content) in self._unreadable:
             return None
-        return digest if lacks or not table.knows(image, digest) else None
+        return content if lacks or not table.knows(image, content) else None

@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Entry:
     size: int
     image_id: str | None = None
     problem: str | None = None
-    image: dict[str, Any] | None = None  # ImageInfo and pixel_aspect
+    image: dict[str, Any] | None = None  # ImageInfo, pixel_aspect and examination
 
     def describes(self, found: os.stat_result) -> bool:
         """Whether the file is still the one that was looked at."""
@@ -73,6 +74,7 @@ class Catalogue:
         self._busy = threading.Lock()
         self._files: dict[tuple[str, str], Entry] = {}
         self._images: dict[str, Entry] = {}
+        self._views: dict[tuple[Any, ...], list[str]] = {}
         self._left_out: list[tuple[str, str]] = []
         self._next_look = 0.0
         self._load()
@@ -95,6 +97,10 @@ class Catalogue:
             self._look()
             entry = self._images.get(image_id)
         return entry
+
+    def of_view(self, image: Mapping[str, Any]) -> list[str]:
+        """The images of this patient, examination, side and view."""
+        return list(self._views.get(_view(image), ()))
 
     def path(self, entry: Entry) -> Path:
         """Where an entry's file lies, if it is here."""
@@ -163,7 +169,10 @@ class Catalogue:
             self._tell(left_out)
         if (len(images), len(left_out)) != (len(self._images), len(self._left_out)):
             logger.info("%d images, and %d files are left out", len(images), len(left_out))
-        self._images, self._left_out = images, left_out
+        views: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+        for image_id, entry in images.items():
+            views[_view(entry.image or {})].append(image_id)
+        self._images, self._views, self._left_out = images, dict(views), left_out
 
     def _load(self) -> None:
         try:
@@ -191,6 +200,10 @@ class Catalogue:
             write_json(self._index.with_name("left_out.json"), rows)
         except OSError as error:
             logger.warning("The list of files left out could not be written: %s", error)
+
+
+def _view(image: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(image.get(k) for k in ("patient_key", "examination", "laterality", "view"))
 
 
 def image_suffix(name: str) -> str:

@@ -94,6 +94,10 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         """The image as findings documents name it."""
         return self.images.info(image_id)
 
+    def other_views(self, image_id: str) -> list[str]:
+        """The other view of the image's breast in the same examination, as a rule one image."""
+        return self.images.other_views(image_id)
+
     def list_images(self) -> list[str]:
         """The ids of all mammograms, in order of their paths."""
         return self.catalogue.ids()
@@ -162,7 +166,8 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         400 bad tag or params, 404 unknown image, 409 stale `based_on` (and kept) or the
         `submission_id` of another label, 422 no label for this image, 507 disk full.
         """
-        image = self.entry(image_id).image or {}
+        image = dict(self.entry(image_id).image or {})
+        image.pop("examination", None)  # of the list alone
         tag = check_tag(label_tag)
         wishes = Wishes.of(label_info)
         if wishes.to_pacs and self.entry(image_id).root != Pacs.name:

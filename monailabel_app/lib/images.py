@@ -29,6 +29,7 @@ from ftmtl.mammogram import (
     read_header,
     read_mammogram,
 )
+from ftmtl.other_view import OTHER
 from ftmtl.patient_key import PatientKey
 from ftmtl.predict import image_info
 
@@ -40,6 +41,7 @@ from .pacs import Pacs
 from .refusals import NAME, disk
 from .stamps import sha256_of
 
+EDITION = 2  # counts up when more is kept of a header
 LONGEST_NAME = 200  # bytes; file systems hold 255, and a suffix is to come
 
 
@@ -77,7 +79,7 @@ class Images:
         self.catalogue = Catalogue(
             [main, Folder("uploads", uploads, self.describe)],
             workspace / "images.json",
-            stamp=f"{HEADER_EDITION} {sha256_of(workspace / 'patient.key')[:16]}",
+            stamp=f"{HEADER_EDITION}.{EDITION} {sha256_of(workspace / 'patient.key')[:16]}",
         )
 
     def entry(self, image_id: Any) -> Entry:
@@ -126,6 +128,14 @@ class Images:
             raise HTTPException(422, reason) from error
         return path, found
 
+    def other_views(self, image_id: str) -> list[str]:
+        """The other view of the image's breast in the same examination, as a rule one image."""
+        image = self.entry(image_id).image or {}
+        view = OTHER.get(str(image.get("view")))
+        if view is None or not image.get("laterality"):
+            return []
+        return self.catalogue.of_view({**image, "view": view})
+
     def take_in(self, image_id: str, upload: Path) -> str:
         """Takes an uploaded mammogram in; returns its id, of a DICOM file its own.
 
@@ -169,7 +179,7 @@ class Images:
         self.catalogue.refresh()
 
     def describe(self, file: Path, root: Path) -> dict[str, Any]:
-        """What is known of an image: ImageInfo and pixel_aspect. Raises UnreadableMammogram."""
+        """ImageInfo, pixel_aspect and examination of an image. Raises UnreadableMammogram."""
         return self._described(read_header(file, root=root))
 
     def describe_header(self, header: Dataset, path: Path) -> dict[str, Any]:
@@ -178,7 +188,8 @@ class Images:
 
     def _described(self, header: MammogramHeader) -> dict[str, Any]:
         info = image_info(header, self.key.of(header))
-        return {**asdict(info), "pixel_aspect": header.pixel_aspect}
+        examination = self.key.of_examination(header)
+        return {**asdict(info), "pixel_aspect": header.pixel_aspect, "examination": examination}
 
 
 def _same_bytes(one: Path, other: Path) -> bool:

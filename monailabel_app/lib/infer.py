@@ -1,14 +1,20 @@
-"""The inference task: one mammogram in, the findings document and a file of it out."""
+"""The inference task: one mammogram in, the findings document and a file of it out.
+
+Masses hear the other view of their breast (`ftmtl.other_view`) wherever the server speaks: in
+answers, in the table, in scores. What is kept on disk is what the network saw in each film alone.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +34,7 @@ from ftmtl.mammogram import (
     read_header,
     read_mammogram,
 )
+from ftmtl.other_view import with_other_view
 from ftmtl.patient_key import PatientKey
 from ftmtl.predict import InvalidBoxes, Predictor, image_info
 from ftmtl.reading import Reading
@@ -50,11 +57,15 @@ Read = TypeVar("Read", Mammogram, MammogramHeader)
 
 @dataclass(frozen=True)
 class ImageFile:
-    """Where an image lies; `image` is what the work list knows of it, None for an upload."""
+    """Where an image lies; `image` is what the work list knows of it, None for an upload.
+
+    `others`: the images of its breast's other view, and what brings each of them here.
+    """
 
     path: Path
     root: Path
     image: ImageInfo | None = None
+    others: Mapping[str, Callable[[], ImageFile]] = field(default_factory=dict)
 
 
 class FindMasses(InferTask):  # type: ignore[misc]
@@ -76,6 +87,7 @@ class FindMasses(InferTask):  # type: ignore[misc]
         self.tables = Tables(workspace / "tables")
         self.turns = Turns()
         self._unreadable: dict[str, str] = {}  # listed image -> SHA-256 of what was no image
+        self._read_along: set[str] = set()  # read for their other view's sake, not yet for theirs
         self._loaded: dict[str, tuple[ModelVersion, Predictor]] = {}
         self._loading = threading.Lock()
 
@@ -169,7 +181,7 @@ class FindMasses(InferTask):  # type: ignore[misc]
         if question.boxes is not None:
             findings = self._describe(predictor, source, question.boxes)
         else:
-            reading, image, _ = self._reading(
+            reading, image, _ = self._heard(
                 predictor, source, turn=self.turns.reader, fresh=question.fresh
             )
             findings = predictor.findings(
@@ -196,17 +208,18 @@ class FindMasses(InferTask):  # type: ignore[misc]
         """
         predictor = self.predictor(device or self.device)
         reading, _, was_known = self.recall(predictor, source)
+        was_known = was_known and image_id not in self._read_along
+        self._read_along.discard(image_id)
         if mirrored:
             with self.turns.other():
-                other = predictor.read_mirrored(read(source.path, source.root))
-            self._enter(predictor, image_id, source, reading, other)
-        elif not self.table().knows(image_id, self.digests.of(source.path)):
-            self._enter(predictor, image_id, source, reading)
+                alone = predictor.read_mirrored(read(source.path, source.root))
+            others = self._others(predictor, source, self.turns.other)
+            self._enter(predictor, source, reading, with_other_view(alone, others))
         return was_known and not mirrored
 
     def recall(self, predictor: Predictor, source: ImageFile) -> tuple[Reading, ImageInfo, bool]:
         """An image's reading, made now if it is not known; no reader waits for more than it."""
-        return self._reading(predictor, source, turn=self.turns.other)
+        return self._heard(predictor, source, turn=self.turns.other)
 
     def known(self, store: MammogramStore, image_id: str) -> Findings | None:
         """All that the version in service has seen in a listed image; None if nothing is kept."""
@@ -218,7 +231,16 @@ class FindMasses(InferTask):  # type: ignore[misc]
             return None
         if reading is None or source.image is None:
             return None
-        return predictor.findings(reading, source.image, threshold=0.0)
+        heard = with_other_view(reading, self._others(predictor, source, self.turns.reader))
+        return predictor.findings(heard, source.image, threshold=0.0)
+
+    def content(self, source: ImageFile) -> str:
+        """What an image's row in the table rests on: its bytes and its breast's other view.
+
+        Raises OSError where it has gone.
+        """
+        rests_on = [self.digests.of(source.path), *sorted(source.others)]
+        return hashlib.sha256("\n".join(rests_on).encode()).hexdigest()
 
     def is_unreadable(self, store: MammogramStore, image_id: str) -> bool:
         """Whether a listed image could not be read when it was last tried, and is the same."""
@@ -241,17 +263,49 @@ class FindMasses(InferTask):  # type: ignore[misc]
     def _describe(
         self, predictor: Predictor, source: ImageFile, boxes: list[list[float]]
     ) -> Findings:
+        others = self._others(predictor, source, self.turns.reader)
         with self.turns.reader():
             mammogram = read(source.path, source.root)
+            key = self.key.of(mammogram)
             try:
-                return predictor(mammogram, boxes=boxes, patient_key=self.key.of(mammogram))
+                return predictor(mammogram, boxes=boxes, patient_key=key, others=others)
             except InvalidBoxes as error:
                 raise HTTPException(400, str(error)) from error
 
-    def _reading(
+    def _heard(
         self, predictor: Predictor, source: ImageFile, *, turn: Turn, fresh: bool = False
     ) -> tuple[Reading, ImageInfo, bool]:
-        """What the model sees in an image, what the image is, and whether both were known."""
+        """As `_alone`, after the other view was heard; a listed image's row is then in the table.
+        """
+        alone, image, was_known = self._alone(predictor, source, turn=turn, fresh=fresh)
+        reading = with_other_view(alone, self._others(predictor, source, turn))
+        if source.image is not None and not (
+            was_known and self.table().knows(image.id, self.content(source))
+        ):
+            self._enter(predictor, source, reading)
+        return reading, image, was_known
+
+    def _others(self, predictor: Predictor, source: ImageFile, turn: Turn) -> list[Reading]:
+        """Readings of the breast's other view, made now if they are not known."""
+        readings = []
+        for image_id, bring in source.others.items():
+            try:
+                other = bring()
+                if self._unreadable.get(image_id) == self.digests.of(other.path):
+                    continue
+                reading, _, was_known = self._alone(predictor, other, turn=turn)
+            except (HTTPException, OSError) as error:  # unreadable, gone, or the PACS has it not
+                logger.info("The other view of a breast is not heard: %s", error)
+                continue
+            readings.append(reading)
+            if not was_known:
+                self._read_along.add(image_id)
+        return readings
+
+    def _alone(
+        self, predictor: Predictor, source: ImageFile, *, turn: Turn, fresh: bool = False
+    ) -> tuple[Reading, ImageInfo, bool]:
+        """What the model sees in an image alone, what that is, and whether both were known."""
         model = predictor.model.sha256
         try:
             is_upload = source.image is None
@@ -270,8 +324,6 @@ class FindMasses(InferTask):  # type: ignore[misc]
                     self.readings.put(model, digest, reading)
         was_known = facts is None
         if source.image is not None:
-            if not was_known:
-                self._enter(predictor, source.image.id, source, reading)
             return reading, source.image, was_known
         facts = facts or _readable(read_header, source.path, source.root)
         return reading, image_info(facts, self.key.of(facts)), was_known
@@ -289,18 +341,17 @@ class FindMasses(InferTask):  # type: ignore[misc]
     def _enter(
         self,
         predictor: Predictor,
-        image_id: str,
         source: ImageFile,
         reading: Reading,
         mirrored: Reading | None = None,
     ) -> None:
-        """Sets the image's row, unless another version went into service meanwhile."""
+        """Sets a listed image's row, unless another version went into service meanwhile."""
         table = self.table()
-        if table.model == predictor.model.sha256:
+        if table.model == predictor.model.sha256 and source.image is not None:
             row = figures_of(
                 reading, threshold=predictor.default_threshold, mirrored=mirrored
             )
-            table.put(image_id, self.digests.of(source.path), row, reading.features)
+            table.put(source.image.id, self.content(source), row, reading.features)
 
     def _metadata(self) -> dict[str, Any]:
         loaded = self._loaded.get(self.device)
@@ -324,7 +375,8 @@ def listed(store: MammogramStore, image_id: Any) -> ImageFile:
     """An image of the work list; 404 where there is none, 400 for what cannot be an id."""
     path = Path(store.get_image_uri(image_id))
     root = store.catalogue.roots[store.entry(image_id).root]
-    return ImageFile(path, root, store.image_info(image_id))
+    others = {other: partial(listed, store, other) for other in store.other_views(image_id)}
+    return ImageFile(path, root, store.image_info(image_id), others)
 
 
 def _write(findings: Findings, question: Question) -> str:

@@ -165,7 +165,9 @@ class CaseView:
         # Figures are of the model in service; another may have read the case.
         same = info is not None and case.is_read_by({"version": info.model_version})
         means = info.malignant_means if info is not None and same else ""
-        ui.meaningLabel.setText(case_words.about_line(case.image, means, model))
+        both = case.opened.verdict.of_both_views
+        ui.meaningLabel.setText(case_words.about_line(case.image, means, model, both))
+        ui.meaningLabel.setToolTip(_("Both views of the breast speak for a mass") if both else "")
         if info is not None:
             ui.thresholdLabel.setText(f"{case.threshold:.2f}")
             known = info.false_positives(case.threshold) if same else None

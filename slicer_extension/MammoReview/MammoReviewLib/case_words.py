@@ -107,11 +107,15 @@ def false_positives_line(known: tuple[float, int | None] | None) -> str:
     return words.format(fpi=fpi, n=images)
 
 
-def about_line(image: ImageInfo, malignant_means: str, model: dict[str, str] | None) -> str:
-    """Whose image it is, which model read it, and what "malignant" meant when that learned."""
+def about_line(
+    image: ImageInfo, malignant_means: str, model: dict[str, str] | None, both_views: bool
+) -> str:
+    """Whose image it is, which model read it and in how many views, and what "malignant" meant."""
     parts = [_("Patient {patient}").format(patient=image.patient)] if image.patient else []
     if model:
         parts.append(_("model {version}").format(version=model["version"]))
+    if both_views:
+        parts.append(_("both views"))
     line = " · ".join((*parts, _("research use only")))
     line = line[:1].upper() + line[1:] + "."
     if malignant_means:

@@ -30,6 +30,7 @@ EDITED_RULE = (
     "largest p(malignant) / (0.1 + 0.9 x largest p(mass)); malignant above one half, and wherever "
     "a likely mass is; a person's finding is a mass for certain, malignant 1 or 0"
 )
+OTHER_VIEW = "the other view of the breast"  # in `how`, where the server listened to it
 OUTSIDE = 0.01  # pixels by which a box may stick out of its image: rounding
 
 LARGEST_SIDE = 65535
@@ -103,6 +104,11 @@ class Verdict:
     malignancy: float
     label: str  # malignant | benign | no finding
     how: str
+
+    @property
+    def of_both_views(self) -> bool:
+        """Whether the model's masses heard the other view of their breast."""
+        return OTHER_VIEW in self.how
 
 
 @dataclass(frozen=True)
