@@ -124,8 +124,8 @@ def _calibrate(calibrate: argparse.ArgumentParser) -> None:
     _data(calibrate)
     calibrate.add_argument("--predictions", type=Path, metavar="FILE",
                            help="what uncalibrated weights of the same recipe, crossval's for "
-                                "one, said of the data set while it was held out; without it "
-                                "WEIGHTS predict it themselves")
+                                "one, said of the data set while it was held out, film by "
+                                "film (--one-view); without it WEIGHTS predict it themselves")
     calibrate.add_argument("--out", type=Path, required=True, help="the weights to write")
     calibrate.add_argument("--device", default="auto")
 

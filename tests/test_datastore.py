@@ -25,9 +25,9 @@ from ftmtl.datasets.coco import read_coco
 from ftmtl.datasets.labels import read_labels, to_record
 from ftmtl.findings import Finding, Findings, ImageInfo, ModelInfo, Verdict, encode_rle
 from ftmtl.label_file import read_label_file, write_label_file
+from monailabel_app.lib.answer_file import write_label_map
 from monailabel_app.lib.datastore import MammogramStore
 from monailabel_app.lib.images import Images
-from monailabel_app.lib.infer import _write_label_map
 
 WIDTH, HEIGHT = 96, 128
 LATIN = b"M\xfcller".decode(errors="surrogateescape")  # as an old export names it
@@ -303,7 +303,7 @@ def test_a_label_map_of_the_model_s_that_comes_back_is_no_drawing(
         verdict=Verdict(malignancy=0.2, label="benign", how="test"),
     )  # fmt: skip
     sent = tmp_path / "map.seg.nrrd"  # by its name it might be kept as it is
-    _write_label_map(sent, seen, compress=True)
+    write_label_map(sent, seen, compress=True)
     pixels, header = nrrd.read(str(sent))
     pixels[:, 50:70] *= 2
     pixels[12, 95] = 0

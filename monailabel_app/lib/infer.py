@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import nrrd
 import numpy as np
 from fastapi import HTTPException
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
@@ -26,7 +24,6 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from ftmtl.active import figures_of
 from ftmtl.datasets.labels import LABEL_SUFFIX
 from ftmtl.findings import Findings, ImageInfo
-from ftmtl.label_file import largest_part, write_label_file
 from ftmtl.mammogram import (
     Mammogram,
     MammogramHeader,
@@ -39,6 +36,7 @@ from ftmtl.patient_key import PatientKey
 from ftmtl.predict import InvalidBoxes, Predictor, image_info
 from ftmtl.reading import Reading
 
+from .answer_file import LABELS, write_answer
 from .datastore import MammogramStore
 from .models import MODEL, ModelRegistry, ModelVersion
 from .question import Question, check_device
@@ -48,8 +46,6 @@ from .tables import Serving, Table, Tables
 from .turns import Turns
 
 logger = logging.getLogger(__name__)
-
-LABELS = {"benign": 1, "malignant": 2}
 
 Turn = Callable[[], AbstractContextManager[None]]
 Read = TypeVar("Read", Mammogram, MammogramHeader)
@@ -188,7 +184,9 @@ class FindMasses(InferTask):  # type: ignore[misc]
                 reading, image, threshold=question.threshold, max_findings=question.max_findings
             )
         was_found = time.monotonic()
-        file = None if question.json_alone else _write(findings, question)
+        file = None
+        if not question.json_alone:
+            file = write_answer(findings, question.extension, compress=question.compress)
         document = findings.to_json()
         if question.extension != LABEL_SUFFIX:
             document["label_names"] = LABELS  # the stock plugin reads a label map by it
@@ -222,17 +220,23 @@ class FindMasses(InferTask):  # type: ignore[misc]
         return self._heard(predictor, source, turn=self.turns.other)
 
     def known(self, store: MammogramStore, image_id: str) -> Findings | None:
-        """All that the version in service has seen in a listed image; None if nothing is kept."""
+        """All that the version in service has seen in a listed image; None if nothing is kept.
+
+        Of the other view what is kept is heard; nothing is read for it.
+        """
         try:
-            source = listed(store, image_id)
             predictor = self.predictor(self.device)
-            reading = self.readings.get(predictor.model.sha256, self.digests.of(source.path))
-        except (HTTPException, OSError):  # no version in service, or the file cannot be had
+            own = self._kept(predictor, listed(store, image_id).path)
+            image = store.image_info(image_id)
+        except HTTPException:  # no version in service, or the file cannot be had
             return None
-        if reading is None or source.image is None:
+        if own is None:
             return None
-        heard = with_other_view(reading, self._others(predictor, source, self.turns.reader))
-        return predictor.findings(heard, source.image, threshold=0.0)
+        found = map(store.catalogue.get, store.other_views(image_id))
+        entries = [entry for entry in found if entry is not None]
+        others = (self._kept(predictor, store.catalogue.path(entry)) for entry in entries)
+        heard = with_other_view(own, [other for other in others if other is not None])
+        return predictor.findings(heard, image, threshold=0.0)
 
     def content(self, source: ImageFile) -> str:
         """What an image's row in the table rests on: its bytes and its breast's other view.
@@ -301,6 +305,12 @@ class FindMasses(InferTask):  # type: ignore[misc]
             if not was_known:
                 self._read_along.add(image_id)
         return readings
+
+    def _kept(self, predictor: Predictor, file: Path) -> Reading | None:
+        try:
+            return self.readings.get(predictor.model.sha256, self.digests.of(file))
+        except OSError:
+            return None
 
     def _alone(
         self, predictor: Predictor, source: ImageFile, *, turn: Turn, fresh: bool = False
@@ -377,41 +387,3 @@ def listed(store: MammogramStore, image_id: Any) -> ImageFile:
     root = store.catalogue.roots[store.entry(image_id).root]
     others = {other: partial(listed, store, other) for other in store.other_views(image_id)}
     return ImageFile(path, root, store.image_info(image_id), others)
-
-
-def _write(findings: Findings, question: Question) -> str:
-    with tempfile.NamedTemporaryFile(suffix=question.extension, delete=False) as stream:
-        file = Path(stream.name)
-    try:
-        if question.extension == LABEL_SUFFIX:
-            write_label_file(file, findings)
-        else:
-            _write_label_map(file, findings, compress=question.compress)
-    except BaseException:
-        file.unlink(missing_ok=True)
-        raise
-    return str(file)
-
-
-def _write_label_map(file: Path, findings: Findings, *, compress: bool) -> None:
-    """A plain label map, one slice, as ITK sees the image: 1 benign, 2 malignant on top.
-
-    Of a mask that falls into pieces the largest: each would come back as a finding of its own.
-    """
-    image = findings.image
-    pixels = np.zeros((image.height, image.width), np.uint8)
-    for finding in sorted(findings.findings, key=lambda f: LABELS[f.label]):
-        if (piece := finding.piece()) is not None:
-            part = largest_part(piece)
-            rows, columns = part.pixels.shape
-            crop = pixels[part.y : part.y + rows, part.x : part.x + columns]
-            crop[part.pixels] = LABELS[finding.label]
-    x, y = image.spacing_mm or (1.0, 1.0)
-    header = {
-        "space": "left-posterior-superior",
-        "space directions": [[x, 0, 0], [0, y, 0], [0, 0, 1]],
-        "space origin": [0, 0, 0],
-        "kinds": ["domain", "domain", "domain"],
-        "encoding": "gzip" if compress else "raw",
-    }
-    nrrd.write(str(file), pixels.T[:, :, None], header, compression_level=1)
