@@ -21,15 +21,24 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from evaluation_cases import image, mass, prediction, random_set, truth
 from safetensors.torch import save_file
 from training_set import TINY, make_set
 
 from ftmtl.cli import main
 from ftmtl.config import preset_of
-from ftmtl.crossval.cases import part_words, pick
+from ftmtl.crossval.cases import figure_6, part_words, pick
+from ftmtl.crossval.figures import figure_4a
 from ftmtl.crossval.folds import Folds, TooFewToFold, by_mass, by_patient
 from ftmtl.crossval.outcome import Outcome, _content, assess, over_the_folds
-from ftmtl.crossval.report import write_experiment_report
+from ftmtl.crossval.report import (
+    _auc,
+    _dice,
+    _ours,
+    _pooled,
+    _tpr,
+    write_experiment_report,
+)
 from ftmtl.crossval.run import (
     PREDICTIONS,
     WEIGHTS,
@@ -39,6 +48,7 @@ from ftmtl.crossval.run import (
     Standing,
     _begin,
     _child,
+    _do,
     _job,
     owned,
     prepare,
@@ -48,7 +58,11 @@ from ftmtl.datasets.phantom import make_phantoms
 from ftmtl.datasets.records import Annotation, ImageRecord
 from ftmtl.evaluation import evaluate
 from ftmtl.evaluation.compare import FIGURES
+from ftmtl.evaluation.evaluate import judge
+from ftmtl.evaluation.froc import tpr_at
+from ftmtl.evaluation.inputs import parse_predictions, parse_truth
 from ftmtl.evaluation.plots import new_figure
+from ftmtl.overlay import COLOURS
 from ftmtl.training.loop import NothingToTrainOn
 from ftmtl.training.samples import CanvasCache
 from ftmtl.weights_file import STARTER_WEIGHTS, load_weights
@@ -120,6 +134,11 @@ def test_the_papers_folds_leak_and_say_so() -> None:
     assert films_met > 10
     truth = split.truth()
     assert [i["fold"] for i in truth["images"]] == list(split.fold)
+    # The samples of a film that names no patient are one woman's all the same.
+    nameless = by_mass([replace(r, patient_known=False) for r in records], 5, seed=0)
+    named = [i["patient_id"] for i in nameless.truth()["images"]]
+    assert named == [r.patient_id for r in nameless.records]
+    assert nameless.without_patient() == len({r.path for r in nameless.records}) < len(named)
 
 
 @pytest.mark.parametrize("split", [by_patient, by_mass])
@@ -247,6 +266,55 @@ def test_the_report_says_what_was_done_and_needs_nothing_else(outcome: Outcome) 
         assert matplotlib.image.imread(out / f"{name}.png").std() > 0.03
 
 
+def test_cases_are_picked_by_rule() -> None:
+    """The median of each kind, the largest miss, the surest false positive, a film each."""
+    box, far = [0.0, 0.0, 100.0, 100.0], [500.0, 500.0, 50.0, 50.0]
+    kinds = {0: (True, 0.9), 1: (True, 0.5), 2: (True, 0.7),  # malignant, and how much is said
+             3: (False, 0.3), 4: (False, 0.2), 5: (False, 0.1)}
+    masses = [mass(i, box, malignant) for i, (malignant, _) in kinds.items()]
+    missed = [mass(6, [0, 0, 30, 30]), mass(7, [0, 0, 90, 20]), mass(8, [0, 0, 10, 100])]
+    results = [prediction(i, box, 0.9, said) for i, (_, said) in kinds.items()]
+    results += [prediction(i, far, score) for i, score in ((9, 0.3), (10, 0.5), (11, 0.4))]
+    told = parse_truth(truth([image(i) for i in range(12)], [*masses, *missed]))
+    cases = pick(judge(told, parse_predictions(results, told)))
+    assert [case.image for case in cases] == [2, 4, 7, 10]
+    assert cases[0].why == "the median of the 3 detected malignant masses"
+    results.append(prediction(2, far, 0.8))  # a film that is shown already
+    cases = pick(judge(told, parse_predictions(results, told)))
+    assert [case.image for case in cases] == [2, 4, 7]
+
+
+def test_figure_6_draws_a_box_in_the_colour_of_its_likelier_kind(outcome: Outcome) -> None:
+    """And candidates above O = 0.5, or the best alone."""
+    case = pick(outcome.judged["ft-mtl-net"])[0]
+    _, candidates, heads, _ = figure_6(outcome, "ft-mtl-net", case).axes
+    likely = [float(words.get_text().removeprefix("O ")) for words in candidates.texts]
+    assert likely and (min(likely) >= 0.5 or len(likely) == 1)
+    for words, patch in zip(heads.texts, heads.patches, strict=True):
+        malignant, benign = map(float, re.findall(r"\d\.\d+", words.get_text()))
+        colour = COLOURS["malignant" if malignant > benign else "benign"]
+        if malignant != benign:
+            assert np.multiply(patch.get_edgecolor()[:3], 255) == pytest.approx(colour)
+
+
+def test_a_curve_is_the_mean_over_the_folds_and_a_bar_two_sd(outcome: Outcome) -> None:
+    folds = []
+    for seed in range(3):
+        coco, results = random_set(seed)
+        told = parse_truth(coco)
+        folds.append(judge(told, parse_predictions(results, told)))
+    normal = parse_truth(truth([image(1)], []))  # a fold without a mass has no curve
+    folds.append(judge(normal, parse_predictions([], normal)))
+    axes = figure_4a(replace(outcome, folds=dict.fromkeys(MODELS, folds))).axes[0]
+    grid = np.linspace(0, 5, 101)
+    curves = [[tpr_at(j.frocs["iou>0.2"].curve, fpi) for fpi in grid] for j in folds[:3]]
+    line = next(line for line in axes.lines if "FT-MTL-Net" in str(line.get_label()))
+    np.testing.assert_allclose(line.get_ydata(), np.mean(curves, axis=0))
+    (bars,) = axes.containers[0].lines[2]
+    heights = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(heights, 2 * np.std(curves, axis=0, ddof=1)[5::10])
+
+
 def test_words_on_a_film_lie_apart() -> None:
     """Boxes of one mass lie on each other; what is written beside them must not."""
     figure = new_figure(3, 5)
@@ -267,7 +335,29 @@ def test_folds_without_a_figure_are_counted() -> None:
     half = {"values": [1, None, None, 1, 1], "mean": 1.0, "sd": 0.0}
     assert over_the_folds(half) == "1.00 ± 0.00 (3 of 5 folds)"
     assert over_the_folds({**half, "values": [1] * 5}) == "1.00 ± 0.00"
+    alone = {"values": [None, 1, None], "mean": 1.0, "sd": None}
+    assert over_the_folds(alone) == "1.00 (1 of 3 folds)"
     assert over_the_folds({"values": [None] * 5, "mean": None, "sd": None}) == "none"
+
+
+def test_each_figure_stands_in_its_own_column() -> None:
+    """Every figure of the report has a value of its own here."""
+    values = {key: 0.1 + 0.02 * n for n, key in enumerate(FIGURES)}
+    part: dict[str, Any] = {"folds": {key: {"values": [value], "mean": value, "sd": None}
+                                      for key, value in values.items()}}
+    none = dict.fromkeys((*values, "0.3", "1", "3.67"))
+    part["classification"] = part["segmentation"] = {**values, "ci95": none, "reasons": {}}
+    part["detection"] = {"iou>0.2": {"ci95": none, "tpr_at_fpi": {
+        fpi: values[f"tpr@{fpi}"] for fpi in ("0.3", "1", "3.67")}}}
+    result = {"models": {"mask-rcnn": part}, "experiment": {"classifier_weights": {"mask-rcnn": 7}}}
+    ours = [_ours(result, say)[0][2] for say in (_auc, _tpr, _dice)]
+    assert ours == [
+        f"{values['auc_mass_detected']:.2f}",
+        ", ".join(f"{values[f'tpr@{fpi}']:.2f} @ {fpi}" for fpi in ("0.8", "3.67", "5")),
+        f"{values['dice_detected']:.2f}"]
+    shown = ("tpr@0.3", "tpr@1", "tpr@3.67", "auc_mass_detected", "auc_mass_all", "auc_patient",
+             "dice_detected", "dice_all")
+    assert _pooled(result) == [["Mask R-CNN", "7", *(f"{values[key]:.3f}" for key in shown)]]
 
 
 def test_folds_of_nameless_women_are_not_said_to_be_tight(
@@ -287,7 +377,7 @@ def test_folds_of_nameless_women_are_not_said_to_be_tight(
 
 
 def test_a_second_run_does_nothing_again(
-    outcome: Outcome, films: list[ImageRecord], tmp_path: Path
+    outcome: Outcome, films: list[ImageRecord], tmp_path: Path, untrained: Path
 ) -> None:
     """Done folds stay as they are, a model can join later; another recipe is refused."""
     out = outcome.experiment.out
@@ -295,7 +385,7 @@ def test_a_second_run_does_nothing_again(
     before = [f.stat().st_mtime_ns for f in files]
     run(plan(films, out), devices=["cpu"])
     assert [f.stat().st_mtime_ns for f in files] == before
-    for other in ({"seed": 4}, {"folds": 3}, {"split": "masses"},
+    for other in ({"seed": 4}, {"folds": 3}, {"split": "masses"}, {"imagenet": untrained},
                   {"preset": replace(QUICK, training=replace(QUICK.training, learning_rate=0.1))}):
         with pytest.raises(OtherExperiment, match="give another --out"):
             plan(films, out, **other)
@@ -353,9 +443,26 @@ def test_a_damaged_fold_is_done_again(
     (second / WEIGHTS).unlink()
     (said,) = go_on()
     assert said.startswith("no-transfer fold 2 is done again: ") and WEIGHTS in said
+    # Interrupted again, it leaves weights that are half trained, and nothing that vouches for them.
+    (second / WEIGHTS).unlink()
+    job = _job(plan(films, tmp_path, models=("no-transfer",), preset=BLINK), "no-transfer", 1)
+    job = replace(job, preset=QUICK)  # more than the one step after which it would be done
+    _do(job, "cpu", lambda name, share, words: None, lambda: True)
+    assert (second / WEIGHTS).exists() and not job.done
     (tmp_path / "plan.json").write_text('{"identity": "')
     with pytest.raises(OtherExperiment, match=r"plan\.json: cannot be read .*another --out"):
         go_on()
+
+
+def test_a_film_that_is_gone_when_it_is_to_be_read_fails_its_fold(tmp_path: Path) -> None:
+    """Its masses would count as missed."""
+    films = make_set(tmp_path / "films")
+    experiment = plan(films, tmp_path / "out", models=("no-transfer",), preset=BLINK)
+    lost = experiment.folds.test(0)[0].path
+    lost.unlink()
+    with pytest.raises(FoldFailed, match=f"no-transfer fold 1: {lost}: there is no such file"):
+        run(experiment, devices=["cpu"])
+    assert not (experiment.folder("no-transfer", 0) / PREDICTIONS).exists()
 
 
 KILLED = """
