@@ -50,19 +50,35 @@ class _Read:
     reading: Reading
 
 
-@dataclass(frozen=True)
-class _Written:
-    """What was written of a film: its document without the findings, and how many they are."""
+class _Folder:
+    """The folder that findings are written into, and what was said of each film so far."""
 
-    file: Path
-    verdict: Findings
-    findings: int
+    def __init__(self, predictor: Predictor, out: Path, threshold: float | None) -> None:
+        self._predictor, self._out, self._threshold = predictor, out, threshold
+        # File, verdict and number of findings: outlines are large, and not needed later.
+        self._said: dict[str, tuple[Path, Findings, int]] = {}
 
-    def row(self) -> list[object]:
-        """Its line in `files.csv`."""
-        image, said = self.verdict.image, self.verdict.verdict
-        return [self.file, image.id, image.patient_key, image.laterality, image.view,
-                said.label, f"{said.malignancy:.4f}", self.findings]
+    def write(self, film: _Read, mammogram: Mammogram, others: Sequence[_Read]) -> None:
+        """`ID.json` and `ID.png` of a film that heard these others, in place of earlier ones."""
+        reading = with_other_view(film.reading, [other.reading for other in others])
+        findings = self._predictor.findings(reading, film.image, threshold=self._threshold)
+        name = film.image.id
+        write_json(self._out / f"{name}.json", findings.to_json())
+        save_overlay(self._out / f"{name}.png", mammogram, findings)
+        self._said[name] = film.file, replace(findings, findings=()), len(findings.findings)
+
+    def finish(self, refused: Sequence[str]) -> None:
+        """`files.csv`, `patients.json` and `refused.txt`."""
+        rows: list[Sequence[object]] = [COLUMNS]
+        by_patient: dict[str, list[Findings]] = {}
+        for file, said, count in self._said.values():
+            image, verdict = said.image, said.verdict
+            rows.append([file, image.id, image.patient_key, image.laterality, image.view,
+                         verdict.label, f"{verdict.malignancy:.4f}", count])
+            by_patient.setdefault(str(image.patient_key), []).append(said)
+        write_bytes(self._out / "files.csv", _table(rows))
+        write_json(self._out / "patients.json", patients_document(by_patient))
+        write_bytes(self._out / "refused.txt", "".join(f"{line}\n" for line in refused).encode())
 
 
 def common_folder(paths: Iterable[Path]) -> Path | None:
@@ -125,20 +141,11 @@ def predict_files(
     root = common_folder(paths)
     files = list({os.path.abspath(file): file for file in files_below(paths)}.values())
     known: dict[str, Path] = {}
-    written: dict[str, _Written] = {}
     breasts: dict[Hashable, list[_Read]] = {}
+    folder = _Folder(predictor, out, threshold)
 
     def mammogram_of(file: Path) -> Mammogram:
         return read_mammogram(file, root=root or Path(Path(os.path.abspath(file)).anchor))
-
-    def write(film: _Read, mammogram: Mammogram, others: Sequence[_Read]) -> None:
-        reading = with_other_view(film.reading, [other.reading for other in others])
-        findings = predictor.findings(reading, film.image, threshold=threshold)
-        write_json(out / f"{film.image.id}.json", findings.to_json())
-        save_overlay(out / f"{film.image.id}.png", mammogram, findings)
-        # The verdict is all that is needed later, and outlines are large.
-        verdict = replace(findings, findings=())
-        written[film.image.id] = _Written(film.file, verdict, len(findings.findings))
 
     films = ahead(lambda file: _opened(predictor, lambda: mammogram_of(file)), files)
     for number, film in enumerate(films):
@@ -156,22 +163,19 @@ def predict_files(
         image = image_info(mammogram, key.of(mammogram))
         read = _Read(mammogram.path, image, predictor.read_canvas(canvas))
         breast = None if one_view else (image.patient_key, mammogram.study_uid, image.laterality)
-        mates = breasts.setdefault(breast, []) if image.laterality and breast else []
-        mates.append(read)
-        pairs = other_views([(breast, mate.image.view) for mate in mates])
-        for mate, others in zip(mates, pairs, strict=True):
-            heard = [mates[other] for other in others]
-            if mate is read:
-                write(mate, mammogram, heard)
-            elif read in heard:
-                write(mate, mammogram_of(mate.file), heard)
+        films_of = breasts.setdefault(breast, []) if breast and image.laterality else []
+        films_of.append(read)
+        views = other_views([(breast, one.image.view) for one in films_of])
+        heard = [[films_of[n] for n in others] for others in views]
+        folder.write(read, mammogram, heard[-1])
+        for earlier, others in zip(films_of[:-1], heard, strict=False):
+            if read in others:
+                try:
+                    folder.write(earlier, mammogram_of(earlier.file), others)
+                except UnreadableMammogram as error:  # it was readable before: what it said stays
+                    report.refused.append(str(error))
         report.read += 1
-    write_bytes(out / "files.csv", _table([COLUMNS, *(w.row() for w in written.values())]))
-    by_patient: dict[str, list[Findings]] = {}
-    for one in written.values():
-        by_patient.setdefault(str(one.verdict.image.patient_key), []).append(one.verdict)
-    write_json(out / "patients.json", patients_document(by_patient))
-    write_bytes(out / "refused.txt", "".join(f"{line}\n" for line in report.refused).encode())
+    folder.finish(report.refused)
     return report
 
 

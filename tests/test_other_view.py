@@ -170,3 +170,23 @@ def test_files_say_the_same_in_whatever_order_they_are_read(
     expected = predictor(mammogram, threshold=SCORE_FLOOR).to_json()
     assert (document["findings"], document["verdict"]) == (expected["findings"],
                                                            expected["verdict"])
+
+
+def test_a_film_that_goes_before_its_other_view_is_read_keeps_what_it_said(
+    predictor: Predictor, films: list[Path], tmp_path: Path
+) -> None:
+    copies = [tmp_path / "in" / file.name for file in films[:2]]
+    copies[0].parent.mkdir()
+    for file, copy in zip(films, copies, strict=False):
+        copy.write_bytes(file.read_bytes())
+    first, second = (read_header(file).image_id for file in copies)
+
+    def on_file(number: int, total: int, file: Path) -> None:
+        if number == 1:
+            copies[0].unlink()
+
+    report = predict_files(predictor, copies, tmp_path / "out", on_file=on_file)
+    assert report.read == 2 and len(report.refused) == 1 and str(copies[0]) in report.refused[0]
+    how = {name: json.loads((tmp_path / "out" / f"{name}.json").read_text())["verdict"]["how"]
+           for name in (first, second)}
+    assert RULE not in how[first] and RULE in how[second]
