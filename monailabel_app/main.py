@@ -33,6 +33,7 @@ from monailabel_app.lib.files import clear_parts, copy_file
 from monailabel_app.lib.infer import FindMasses, ImageFile, listed
 from monailabel_app.lib.models import MODEL, ModelRegistry, RefusedVersion, UnknownVersion
 from monailabel_app.lib.question import check_device
+from monailabel_app.lib.refusals import NAME
 from monailabel_app.lib.scoring import ScoreHistory, ScoreModel, is_due, score
 from monailabel_app.lib.sessions import Sessions
 from monailabel_app.lib.strategies import Holds, strategies
@@ -133,7 +134,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         self._holds = Holds(self.workspace / "holds.json")
         infer = self._infers[MODEL]
         self._datastore.watch(
-            lambda image: infer.state(image, held=self._holds.holds(image)),
+            lambda image: infer.state(image, held_by=self._holds.holder(image)),
             lambda image: infer.known(self._datastore, image),
         )
         return dict(strategies(self._holds, infer.serving, infer.is_unreadable))
@@ -186,6 +187,9 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
             source, known = ImageFile(Path(image), Path(image).parent), False
         else:
             source = listed(store, image)
+            client = request.get("client_id")
+            if isinstance(client, str) and NAME.fullmatch(client):
+                self._holds.hold(client, str(image))
         file, document = task({**request, "source": source})
         label = file
         if file and known and saves:

@@ -164,6 +164,24 @@ def test_edits_come_back_after_a_crash(server: Server, readers, tmp_path):
     second.session.close()
 
 
+def test_what_one_reader_has_open_is_another_readers_for_both(server: Server, readers):
+    ann, bob = readers
+    ann.connect(server.url, "ann")
+    free = [row.id for row in ann.session.worklist.rows if row.state in ("new", "read")]
+    ann.open(free[0])
+    bob.connect(server.url, "bob")
+    row = bob.session.worklist.find(free[0])
+    assert (row.state, row.held_by) == ("held", "ann")
+    bob.session.open_next("first")
+    bob.wait(lambda: bob.session.case)
+    assert bob.session.case.image.id != free[0], "though it is the first"
+    before = ann.session.worklist.rows
+    ann.session.refresh()
+    ann.wait(lambda: ann.session.worklist.rows is not before)
+    assert ann.session.worklist.find(free[0]).state == "read", "it is with nobody else"
+    assert ann.session.worklist.find(bob.session.case.image.id).held_by == "bob"
+
+
 def test_another_case_is_opened_while_the_model_is_asked(server: Server, readers):
     ann, _ = readers
     ann.connect(server.url, "ann")

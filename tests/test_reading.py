@@ -241,6 +241,25 @@ def test_two_annotators_never_hold_one_image(server: Server) -> None:
     assert server.post("/activelearning/same_patient", json=unknown).status_code == 404
 
 
+def test_an_image_that_a_reader_opened_is_given_to_nobody_else(server: Server) -> None:
+    free = [image for image, row in listed(server).items() if row["state"] == "read"]
+    opened = free[0]
+    ask(server, f"image={opened}")
+    assert listed(server)[opened]["state"] == "read", "nobody said who asks"
+    ask(server, f"image={opened}", client_id="zoe")
+    row = listed(server)[opened]
+    assert (row["state"], row["held_by"]) == ("held", "zoe")
+    ask(server, f"image={opened}", client_id="yan")
+    assert listed(server)[opened]["held_by"] == "zoe", "who came first"
+    others = [image for image in listed(server) if image not in free]
+    assert following(server, "first", "yan", without=others)["id"] != opened
+    assert following(server, "first", "zoe", without=[i for i in listed(server) if i != opened]
+                     )["id"] == opened
+    ask(server, f"image={free[-1]}", client_id="zoe")
+    assert listed(server)[opened]["state"] == "read", "she went on"
+    server.post("/activelearning/first", json={"client_id": "zoe"})
+
+
 def submit(server: Server, folder: Path, image: str, status: Status) -> None:
     read = Findings.from_json(ask(server, f"image={image}", threshold=0.3))
     findings = replace(read, findings=tuple(replace(f, status=status) for f in read.findings))

@@ -227,15 +227,20 @@ def test_holds_end_and_outlive_a_restart(tmp_path: Path) -> None:
     assert Holds(file).take("cat", ["x", "y"], first) is None
     holds = Holds(file)
     holds.release("x")
-    assert not holds.holds("x") and holds.holds("y")
+    assert (holds.holder("x"), holds.holder("y")) == (None, "bob")
     assert Holds(file).take("cat", ["x", "y"], first)[0][0] == "x"  # type: ignore[index]
     # Her next one lets go of the one before.
     assert holds.take("ann", ["z"], first) and holds.take("ann", ["v"], first)
-    assert not holds.holds("z") and holds.holds("v") and holds.holds("y")
+    assert [holds.holder(image) for image in "zvy"] == [None, "ann", "bob"]
+    # Opened from the list: as if it had been the next one, but nobody's is taken away.
+    holds.hold("ann", "w")
+    holds.hold("dee", "y")
+    assert [holds.holder(image) for image in "vwy"] == [None, "ann", "bob"]
+    assert Holds(file).holder("w") == "ann"
     short = Holds(tmp_path / "short.json", seconds=0.01)
     short.take("ann", ["x"], first)
     time.sleep(0.02)
-    assert not short.holds("x") and short.take("bob", ["x"], first) is not None
+    assert short.holder("x") is None and short.take("bob", ["x"], first) is not None
     # The clock was a day ahead: a hold of then would last a day.
     file.write_text(json.dumps({"x": ["ann", time.time() + 86400 + 1800]}))
     assert Holds(file).take("bob", ["x"], first) is not None

@@ -147,11 +147,14 @@ class FindMasses(InferTask):  # type: ignore[misc]
         current = self.in_service()
         return self.tables.serving(current.sha256, current.version)
 
-    def state(self, image_id: str, *, held: bool) -> dict[str, Any]:
+    def state(self, image_id: str, *, held_by: str | None) -> dict[str, Any]:
         """What a work list shows of an image: its state, and its verdict where it was read."""
         row = self.table().figures(image_id)
-        state = "held" if held else "new" if row is None else "read"
-        return {"state": state, "malignancy": None if row is None else float(row["malignancy"])}
+        return {
+            "state": "held" if held_by is not None else "new" if row is None else "read",
+            "held_by": held_by,
+            "malignancy": None if row is None else float(row["malignancy"]),
+        }
 
     def predictor(self, device: str) -> Predictor:
         """The model in service, loaded; again when another version has been published."""

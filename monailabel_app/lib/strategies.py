@@ -39,8 +39,8 @@ IsUnreadable = Callable[[MammogramStore, str], bool]
 class Holds:
     """Who was given which image just now, so that two annotators do not read the same one.
 
-    A client holds one image: asking for the next, or submitting, lets go of the one before. They
-    outlive a restart in `file`.
+    A client holds one image: asking for the next, opening another, or submitting lets go of the one
+    before. They outlive a restart in `file`.
     """
 
     def __init__(self, file: Path, seconds: float = HOLD_SECONDS) -> None:
@@ -65,10 +65,7 @@ class Holds:
             chosen = choose(free) if free else None
             if chosen is None:
                 return None
-            until = time.time() + self.seconds
-            kept = {i: hold for i, hold in held.items() if hold[0] != client}
-            self._keep({**kept, chosen[0]: (client, until)})
-            return chosen, until
+            return chosen, self._hold(held, client, chosen[0])
 
     def release(self, image: str) -> None:
         """Nobody holds the image any longer."""
@@ -76,13 +73,27 @@ class Holds:
             if image in self._held:
                 self._keep({i: hold for i, hold in self._valid().items() if i != image})
 
-    def holds(self, image: str) -> bool:
-        """Whether somebody holds it."""
-        return image in self._valid()
+    def hold(self, client: str, image: str) -> None:
+        """The client has opened an image by themselves, and holds it unless somebody else does."""
+        with self._lock:
+            held = self._valid()
+            if held.get(image, (client, 0.0))[0] == client:
+                self._hold(held, client, image)
+
+    def holder(self, image: str) -> str | None:
+        """Who holds it, "" where they gave no name; None where nobody does."""
+        held = self._valid().get(image)
+        return None if held is None else held[0]
 
     def images(self) -> list[str]:
         """All that are held."""
         return list(self._valid())
+
+    def _hold(self, held: dict[str, tuple[str, float]], client: str, image: str) -> float:
+        until = time.time() + self.seconds
+        others = {i: hold for i, hold in held.items() if hold[0] != client}
+        self._keep({**others, image: (client, until)})
+        return until
 
     def _valid(self) -> dict[str, tuple[str, float]]:
         now = time.time()

@@ -119,10 +119,13 @@ class Client:
     ) -> dict[str, Any]:
         """The findings document; of `boxes` alone (one finding a box, in order) if given.
 
+        The server keeps the image for this client: nobody else is given it as the next one.
+
         With `label_file`, the same as a `.seg.nrrd` is written there.
         """
         asked = {"boxes": boxes, "threshold": threshold, "max_findings": max_findings}
-        params = {name: value for name, value in asked.items() if value is not None}
+        params: dict[str, Any] = {"client_id": self.client_id}
+        params.update((name, value) for name, value in asked.items() if value is not None)
         kind, body = self._transport.send(
             "POST",
             f"/infer/{MODEL}",

@@ -102,6 +102,7 @@ class Session:
         self.drafts = Drafts(own / "drafts")
         self.drafts.changed.connect(self._note_unsent)
         self.sending.use(Outbox(own / "outbox"))
+        self.worklist.reader = client.client_id
         self.connection.open(client)
 
     def disconnect(self) -> None:

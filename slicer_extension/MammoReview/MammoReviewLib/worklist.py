@@ -30,6 +30,7 @@ class Row:
     time: str | None = None
     version: int = 0  # of its label; 0 without one
     malignancy: float | None = None  # the model's cached verdict
+    held_by: str | None = None
     suffix: str = ".dcm"  # of its file
 
     @property
@@ -59,6 +60,7 @@ class Worklist:
         self.rows: tuple[Row, ...] = ()
         self.left_out: tuple[dict[str, str], ...] = ()  # files that are not read: {file, reason}
         self.current: str | None = None  # the open case's id
+        self.reader = ""  # whose list it is: what they hold themselves is not held for them
         self.drafts: frozenset[str] = frozenset()  # images with edits that were not submitted
         self.labels: frozenset[str] = frozenset()  # images with a label that has not arrived
         self._state = self._text = ""
@@ -66,7 +68,7 @@ class Worklist:
     def load(self, datastore: dict[str, Any]) -> None:
         """Takes the server's list."""
         objects = datastore.get("objects") or {}
-        self.rows = tuple(_row(image_id, entry) for image_id, entry in objects.items())
+        self.rows = tuple(_row(i, entry, self.reader) for i, entry in objects.items())
         self.left_out = tuple(datastore.get("left_out") or ())
         self.changed.emit()
 
@@ -156,10 +158,12 @@ def _place(value: str | None, order: tuple[str, ...]) -> int:
     return order.index(value) if value in order else len(order)
 
 
-def _row(image_id: str, entry: dict[str, Any]) -> Row:
+def _row(image_id: str, entry: dict[str, Any], reader: str) -> Row:
     info = (entry.get("image") or {}).get("info") or {}
     spacing = info.get("spacing_mm")
     state = info.get("state") or "new"
+    if state == "held" and info.get("held_by") == reader:
+        state = "new" if info.get("malignancy") is None else "read"
     return Row(
         id=image_id,
         state="new" if state == "unlabelled" else state,
@@ -170,6 +174,7 @@ def _row(image_id: str, entry: dict[str, Any]) -> Row:
         suffix=PurePosixPath(str(info.get("name") or "")).suffix or ".dcm",
         **{
             name: info.get(name)
-            for name in ("laterality", "view", "patient_key", "annotator", "time", "malignancy")
+            for name in ("laterality", "view", "patient_key", "annotator", "time", "malignancy",
+                         "held_by")
         },
     )

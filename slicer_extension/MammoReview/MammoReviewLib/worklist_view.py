@@ -242,6 +242,8 @@ class WorklistView:
 
     def _cells(self, row: Row) -> tuple[str, ...]:
         worklist, state = self._session.worklist, states().get(row.state, row.state)
+        if row.state == "held" and row.held_by:
+            state = _("with {reader}").format(reader=row.held_by)
         if row.id in worklist.drafts:
             state = _("{state}, draft here").format(state=state)
         elif row.id in worklist.labels:
