@@ -25,6 +25,7 @@ from ftmtl.evaluation.inputs import (
     BoolArray,
     FloatArray,
     Predictions,
+    Truth,
     parse_predictions,
     parse_truth,
 )
@@ -50,6 +51,16 @@ RULES: dict[str, Rule] = {
 def worst(values: FloatArray) -> float:
     """The largest, 0 where there is none."""
     return float(values.max(initial=0))
+
+
+def away_from_masses(truth: Truth, said: Predictions) -> BoolArray:
+    """[N] which predictions touch no mass: what is left of a film without its masses."""
+    away = np.ones(len(said.score), dtype=bool)
+    for image in range(truth.images):
+        its = np.flatnonzero(said.image == image)
+        overlap = iou(said.box[its], truth.mass_box[truth.mass_image == image])
+        away[its] = ~(overlap > TOUCHES).any(axis=1)
+    return away
 
 
 def said_of_images(rule: Rule, said: Predictions, kept: BoolArray, images: int, least: float
@@ -86,11 +97,7 @@ def main() -> None:
     least = threshold_at(
         froc(truth, said, match(truth, said, CRITERIA["iou>0.2"])).curve, 3.67)
     everything = np.ones(len(said.score), dtype=bool)
-    elsewhere = np.ones(len(said.score), dtype=bool)
-    for image in range(truth.images):
-        its = np.flatnonzero(said.image == image)
-        overlap = iou(said.box[its], truth.mass_box[truth.mass_image == image])
-        elsewhere[its] = ~(overlap > TOUCHES).any(axis=1)
+    elsewhere = away_from_masses(truth, said)
     units = {"image": np.arange(truth.images), "breast": truth.breast, "patient": truth.patient}
     weights = patient_weights(truth.patients, REPLICATES, 0)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from image_rules import REPLICATES, TOUCHES, with_normals
+from image_rules import REPLICATES, away_from_masses, with_normals
 
 from ftmtl.evaluation.bootstrap import interval, patient_weights
 from ftmtl.evaluation.evaluate import DETECTED_FPI, DETECTED_IOU
@@ -36,7 +36,7 @@ from ftmtl.evaluation.inputs import (
     parse_predictions,
     parse_truth,
 )
-from ftmtl.evaluation.matching import CRITERIA, detected, iou, match
+from ftmtl.evaluation.matching import CRITERIA, detected, match
 from ftmtl.evaluation.roc import Ranking, group_ranking, image_malignancies, mass_rankings
 from ftmtl.other_view import OWN, Said, heard, other_views
 from ftmtl.veto import of_image
@@ -108,11 +108,7 @@ def main() -> None:
         froc(truth, said, match(truth, said, CRITERIA["iou>0.2"])).curve, DETECTED_FPI)
     speaker, _ = detected(truth, said, least, DETECTED_IOU)
     everything = np.ones(len(said.score), dtype=bool)
-    elsewhere = np.ones(len(said.score), dtype=bool)
-    for image in range(truth.images):
-        its = np.flatnonzero(said.image == image)
-        overlap = iou(said.box[its], truth.mass_box[truth.mass_image == image])
-        elsewhere[its] = ~(overlap > TOUCHES).any(axis=1)
+    elsewhere = away_from_masses(truth, said)
     weights = patient_weights(truth.patients, REPLICATES, 0)
     rest = replace(said, image=said.image[elsewhere], box=said.box[elsewhere],
                    score=said.score[elsewhere], probabilities=said.probabilities[elsewhere],

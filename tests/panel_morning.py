@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,15 @@ class Morning:
         if SHOTS:
             Path(SHOTS).mkdir(parents=True, exist_ok=True)
             self.screen.shot(Path(SHOTS) / f"{name}.png")
+
+
+@contextlib.contextmanager
+def quick_morning(folder: Path, untrained: Path) -> Iterator[Morning]:
+    """One whose network is small and finds something on every film."""
+    morning = Morning(folder, quick_weights(untrained, folder))
+    yield morning
+    morning.screen.close()
+    morning.stack.close()
 
 
 def quick_weights(untrained: Path, folder: Path) -> Path:

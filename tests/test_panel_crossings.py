@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from MammoReviewLib.failures import Failure
 from MammoReviewLib.image_files import KEPT
-from panel_morning import Morning, quick_weights
+from panel_morning import Morning, quick_morning
 from panel_screen import Screen
 from PySide6.QtGui import QKeySequence
 from PySide6.QtTest import QTest
@@ -26,11 +26,8 @@ Hold = Callable[[str], threading.Event]
 
 @pytest.fixture(scope="module")
 def morning(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Iterator[Morning]:
-    folder = tmp_path_factory.mktemp("morning")
-    morning = Morning(folder, quick_weights(untrained, folder))
-    yield morning
-    morning.screen.close()
-    morning.stack.close()
+    with quick_morning(tmp_path_factory.mktemp("morning"), untrained) as morning:
+        yield morning
 
 
 @pytest.fixture

@@ -6,17 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from panel_morning import Morning, quick_weights
+from panel_morning import Morning, quick_morning
 from panel_screen import Screen
 
 
 @pytest.fixture(scope="module")
 def morning(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Iterator[Morning]:
-    folder = tmp_path_factory.mktemp("morning")
-    morning = Morning(folder, quick_weights(untrained, folder))
-    yield morning
-    morning.screen.close()
-    morning.stack.close()
+    with quick_morning(tmp_path_factory.mktemp("morning"), untrained) as morning:
+        yield morning
 
 
 @pytest.fixture
