@@ -13,6 +13,7 @@ from MammoReviewLib.findings import Findings, InvalidFindings, verdict_of, with_
 from test_findings import MISTAKES, REMOVE, document, is_valid, with_masses
 
 from ftmtl import findings as server
+from ftmtl.evaluation.matching import iou
 from ftmtl.label_file import HOW
 from ftmtl.measure import measure_mask
 from ftmtl.rle import encode_rle
@@ -168,3 +169,11 @@ def test_a_box_comes_back_from_ras(box, spacing):
 def test_a_box_is_cut_to_its_image():
     assert geometry.clip_box((-5, 10, 20, 200), 100, 50) == (0, 10, 15, 40)
     assert geometry.clip_box((99.5, 0, 20, 20), 100, 50) is None
+
+
+def test_boxes_overlap_as_in_the_evaluation():
+    draw = np.random.default_rng(0)
+    boxes = np.column_stack([draw.uniform(0, 60, (40, 2)), draw.uniform(1, 40, (40, 2))])
+    ours = [[geometry.overlap(tuple(a), tuple(b)) for b in boxes] for a in boxes]
+    np.testing.assert_allclose(ours, iou(boxes, boxes))
+    assert 0 < np.mean(np.array(ours) == 0) < 1

@@ -90,6 +90,21 @@ def test_what_a_reader_drew_alone_stands_whatever_the_model_says(screen: Screen)
     assert len(screen.table()) > 1, "what was shown is not hidden again"
 
 
+def test_a_mass_that_both_found_stands_once(screen: Screen) -> None:
+    screen.answer = "Discard"
+    open_case(screen, 3)
+    names = proposals(screen)
+    x, y, width, height = screen.case.find(names[0]).bbox
+    screen.panel.scene.box_placed.emit((x + 0.1 * width, y, width, height))
+    own = screen.case.selected
+    screen.press("H")
+    assert [f.id for f in screen.case.shown] == [*names[1:], own]
+    screen.wait(lambda: screen.case.find(own).malignancy is not None)
+    screen.press("Ctrl+Z")
+    assert [f.id for f in screen.case.shown] == names, "its own has gone"
+    open_case(screen, 0)
+
+
 def test_submitting_shows_the_models_first(screen: Screen) -> None:
     screen.answer = "Keep as draft"
     open_case(screen, 2)

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .findings import Finding, Findings, Verdict, verdict_of, with_mask
-from .geometry import clip_box
+from .geometry import clip_box, overlap
 from .history import History
 from .i18n import _
 from .masks import Box, Mask, box_of
 from .signal import Signal
+
+ONE_MASS = 0.2  # boxes that overlap more are one mass, to the model too
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,17 @@ class Case:
         self._tell()
 
     def unveil(self) -> None:
-        """The reader has had a look of their own: what the model proposes is shown."""
+        """The reader has had a look of their own: what the model proposes is shown.
+
+        But not on a mass that the reader drew: it would stand in the label twice.
+        """
         self.veiled = False
+        own = [f.bbox for f in self._now.findings if f.status == "added"]
+        twice = [
+            f.id for f in self._now.findings
+            if f.status == "proposed" and any(overlap(f.bbox, box) > ONE_MASS for box in own)
+        ]
+        self._history.amend(self._with((), without=twice))
         self._tell()
 
     def select(self, finding_id: str | None) -> None:

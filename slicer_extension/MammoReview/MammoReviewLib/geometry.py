@@ -61,3 +61,11 @@ def clip_box(box: Box, width: int, height: int) -> Box | None:
     if right - left < 1 or bottom - top < 1:
         return None
     return left, top, right - left, bottom - top
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes."""
+    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(width, 0.0) * max(height, 0.0)
+    return shared / (one[2] * one[3] + other[2] * other[3] - shared)
