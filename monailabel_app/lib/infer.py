@@ -301,8 +301,10 @@ class FindMasses(InferTask):  # type: ignore[misc]
                 if self._unreadable.get(image_id) == self.digests.of(other.path):
                     continue
                 reading, _, was_known = self._alone(predictor, other, turn=turn)
-            except (HTTPException, OSError) as error:  # unreadable, gone, or the PACS has it not
-                logger.info("The other view of a breast is not heard: %s", error)
+            except HTTPException as error:  # unreadable, or the PACS does not give it
+                logger.info("The other view of a breast is not heard: %s", error.detail)
+                continue
+            except OSError:  # it has gone; the error would name the file, and with it a patient
                 continue
             readings.append(reading)
             if not was_known:
