@@ -28,6 +28,7 @@ from ftmtl import __version__
 from ftmtl.config import PAPER, PRESETS, Preset
 from ftmtl.datasets.records import Annotation, ImageRecord
 from ftmtl.device import NoSuchDevice, pick_device
+from ftmtl.mammogram import UnreadableMammogram
 from ftmtl.network import boxes as box_ops
 from ftmtl.network.backbone import Backbone
 from ftmtl.network.model import build
@@ -616,6 +617,10 @@ def test_a_replaced_film_is_read_again(run: Run, tmp_path: Path) -> None:
     os.utime(film, ns=(1, 1))
     after, _ = cache.get(record)
     assert before.shape != after.shape or not np.array_equal(before, after)
+    film.unlink()  # while a training goes on that has seen it
+    assert np.array_equal(cache.get(record)[0], after)
+    with pytest.raises(UnreadableMammogram, match="there is no such file"):
+        CanvasCache(tmp_path / "canvases", TINY.network.canvas).get(record)
 
 
 # Weights

@@ -66,11 +66,15 @@ class Sample:
 
 
 class CanvasCache:
-    """The canvases of records as files of 16-bit pixels, so that each film is decoded once."""
+    """The canvases of records as files of 16-bit pixels, so that each film is decoded once.
+
+    A film that goes after it was seen once is still had: it ends no training that has begun.
+    """
 
     def __init__(self, folder: Path, size: tuple[int, int]) -> None:
         self.folder = folder
         self.size = size
+        self._keys: dict[tuple[Path, float], str] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, record: ImageRecord) -> tuple[NDArray[np.float32], CanvasGeometry]:
@@ -98,15 +102,19 @@ class CanvasCache:
             return stored["pixels"].astype(np.float32) / 65535, geometry
 
     def _key(self, record: ImageRecord) -> str:
+        film = record.path, record.pixel_aspect
         try:
             stat = record.path.stat()
         except OSError as error:
+            if film in self._keys:
+                return self._keys[film]
             raise UnreadableMammogram(
                 record.path, "there is no such file", "Check the folder given as --images"
             ) from error
         identity = (str(record.path.resolve()), stat.st_mtime_ns, stat.st_size, record.pixel_aspect,
                     self.size, EDITION)
-        return hashlib.sha256(repr(identity).encode()).hexdigest()[:24]
+        self._keys[film] = hashlib.sha256(repr(identity).encode()).hexdigest()[:24]
+        return self._keys[film]
 
     def _make(self, record: ImageRecord, file: Path) -> None:
         film = read_film(record)
