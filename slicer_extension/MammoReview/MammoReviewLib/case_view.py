@@ -133,14 +133,11 @@ class CaseView:
 
     def _show_verdict(self) -> None:
         ui, case = self._ui, self._case
-        if case is None:
-            ui.verdictLabel.setText(_("No case is open"))
-            ui.verdictLabel.setStyleSheet(HEADLINE.format(size=headline_size(), colour=""))
-            ui.verdictBar.setValue(0)
-            return
-        if case.veiled and not self._rows and not case.state.cleared:
-            ui.verdictLabel.setText(case_words.veiled_line(case.image))
-            ui.verdictLabel.setToolTip(_("H shows what the model found"))
+        looks_alone = case is not None and case.veiled and not self._rows
+        if case is None or (looks_alone and not case.state.cleared):
+            words = _("No case is open") if case is None else case_words.veiled_line(case.image)
+            ui.verdictLabel.setText(words)
+            ui.verdictLabel.setToolTip("" if case is None else _("H shows what the model found"))
             ui.verdictLabel.setStyleSheet(HEADLINE.format(size=headline_size(), colour=""))
             ui.verdictBar.setValue(0)
             return
