@@ -14,8 +14,9 @@ import slicer
 import vtk
 from MammoReviewLib.geometry import pixel_to_ras
 from MammoReviewLib.scene import Scene
-from MammoReviewLib.scene_view import SliceView
+from numpy.typing import NDArray
 from panel_qt import application
+from panel_scene import scene_in
 from PIL import Image
 from PySide6.QtCore import QObject, QSettings, Qt, QTimer
 from PySide6.QtGui import QKeySequence
@@ -111,9 +112,7 @@ class Screen:
         APPLICATION.processEvents()
 
     def _make_scene(self) -> Scene:
-        view = self.core.view
-        slice_view = SliceView(self.core.scene, view.logic, view.interactor, self.core.frame)
-        return Scene(self.core.scene, slice_view, lambda call: QTimer.singleShot(0, call))
+        return scene_in(self.core, lambda call: QTimer.singleShot(0, call))
 
     def _answered(self, text: str, answers: list[str]) -> int:
         """The real dialog, whose button of the text in `answer` is clicked."""
@@ -190,14 +189,19 @@ class Screen:
         """Where a pixel of the mammogram is on the screen."""
         return self.core.view.xy(pixel_to_ras([[x, y]], self.case.image.spacing_mm)[0])
 
-    def shot(self, file: Path) -> None:
-        """Panel and slice view side by side, as a small PNG."""
+    def look(self) -> NDArray[np.uint8]:
+        """The slice views, when Slicer has laid them out and nothing is left to do."""
+        self.core.lay_out()
         APPLICATION.processEvents()
+        return self.core.render()
+
+    def shot(self, file: Path) -> None:
+        """Panel and slice views side by side, as a small PNG."""
+        view = Image.fromarray(np.ascontiguousarray(self.look()))
         grabbed = file.with_suffix(".panel.png")
         self.window.grab().save(str(grabbed))
         panel = Image.open(grabbed).convert("RGB")
         grabbed.unlink()
-        view = Image.fromarray(np.ascontiguousarray(self.core.view.render()))
         both = Image.new("RGB", (panel.width + view.width, max(panel.height, view.height)))
         both.paste(panel, (0, 0))
         both.paste(view, (panel.width, 0))

@@ -78,7 +78,7 @@ def another(screen: Screen) -> str:
 
 def forget_images(screen: Screen) -> None:
     """Images that were fetched once are fetched no second time."""
-    for file in screen.panel.session._images.folder.iterdir():
+    for file in screen.panel.session.images.folder.iterdir():
         file.unlink()
 
 
@@ -296,7 +296,7 @@ def test_a_label_is_handed_in_once_until_it_was_thrown_away(
 
 
 def test_the_film_that_is_read_again_does_not_go_first(screen: Screen) -> None:
-    one, files = screen.case.image.id, screen.panel.session._images
+    one, files = screen.case.image.id, screen.panel.session.images
     (film,) = files.folder.iterdir()
     screen.panel.session.close_case()
     os.utime(film, (0, 0))

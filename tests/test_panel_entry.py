@@ -52,6 +52,24 @@ class Translator:
         return self.translate("MammoReview", text)
 
 
+class Layouts:
+    """A layout manager: a view is made when a layout first has it."""
+
+    def __init__(self, widgets: dict[str, Any]) -> None:
+        self.layout = slicer.vtkMRMLLayoutNode.SlicerLayoutOneUp3DView
+        self._widgets, self._made = widgets, set[str]()
+
+    def setLayout(self, layout: int) -> None:  # noqa: N802
+        self.layout, node = layout, slicer.vtkMRMLLayoutNode
+        self._made |= {
+            node.SlicerLayoutOneUpRedSliceView: {"Red"},
+            node.SlicerLayoutSideBySideView: {"Red", "Yellow"},
+        }.get(layout, set())
+
+    def sliceWidget(self, name: str) -> Any:  # noqa: N802
+        return self._widgets[name] if name in self._made else None
+
+
 @pytest.fixture
 def translator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Translator]:
     translator, core = Translator(), SlicerCore()
@@ -63,13 +81,16 @@ def translator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Translator]:
     base.ScriptedLoadableModuleTest = object  # type: ignore[attr-defined]
     for module in (i18n, base):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    view, shown = core.view, SimpleNamespace(isHidden=lambda: False, setVisible=lambda on: None)
-    red = SimpleNamespace(
-        sliceLogic=lambda: view.logic,
-        sliceView=lambda: SimpleNamespace(interactor=lambda: view.interactor),
-        sliceController=lambda: shown,
-    )
-    layouts = SimpleNamespace(sliceWidget={"Red": red}.get)
+    shown = SimpleNamespace(isHidden=lambda: False, setVisible=lambda on: None)
+
+    def widget(view: Any) -> SimpleNamespace:
+        return SimpleNamespace(
+            sliceLogic=lambda: view.logic,
+            sliceView=lambda: SimpleNamespace(interactor=lambda: view.interactor),
+            sliceController=lambda: shown,
+        )
+
+    layouts = Layouts({"Red": widget(core.view), "Yellow": widget(core.beside)})
     for name, value in (
         ("mrmlScene", core.scene),
         ("app", SimpleNamespace(layoutManager=lambda: layouts)),
@@ -101,6 +122,8 @@ def test_the_module_opens_in_the_users_language_and_closes(
     QVBoxLayout(parent)
     widget = entry.MammoReviewWidget(parent)
     widget.setup()
+    layouts = slicer.app.layoutManager()
+    assert layouts.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUp3DView, "as it was"
     widget.enter()
     APPLICATION.processEvents()
     assert widget.ui.verdictLabel.text() == "Kein Fall ist offen"

@@ -19,8 +19,8 @@ from MammoReviewLib.scene import Scene
 from MammoReviewLib.scene_image import UnreadableImage, pixels_of
 from MammoReviewLib.scene_label_files import SlicerLabelFiles
 from MammoReviewLib.scene_segments import mask_of
-from MammoReviewLib.scene_view import SliceView
 from MammoReviewLib.unpacking import unpack
+from panel_scene import scene_in
 from slicer_qt.core import SlicerCore
 
 from ftmtl.findings import Findings as ServerFindings
@@ -40,8 +40,7 @@ def core() -> Iterator[SlicerCore]:
 @pytest.fixture
 def scene(core: SlicerCore) -> Iterator[Scene]:
     later: list[Any] = []
-    view = SliceView(core.scene, core.view.logic, core.view.interactor, core.frame)
-    scene = Scene(core.scene, view, later.append)
+    scene = scene_in(core, later.append)
     scene.later = later  # type: ignore[attr-defined]
     yield scene
     scene.close()

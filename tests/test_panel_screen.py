@@ -177,6 +177,24 @@ def test_a_box_is_dragged_and_another_drawn_and_the_model_answers(
     morning.shot("added")
 
 
+def test_the_other_view_stands_beside_the_case(morning: Morning, screen: Screen) -> None:
+    before = screen.case.state
+    alone = screen.look()
+    screen.press("V")
+    assert screen.ui.compareButton.text() == "Beside: L MLO"
+    companion = screen.panel.scene.companion
+    screen.wait(lambda: companion.image is not None)
+    both = screen.look()
+    assert both.shape == alone.shape
+    mine, other = np.array_split(both, 2, axis=1)
+    assert min((mine > 60).mean(), (other > 60).mean()) > 0.1, "two breasts are on the screen"
+    morning.shot("beside")
+    while screen.ui.compareButton.text() != "Beside: none":
+        screen.press("V")
+    assert screen.case.state == before
+    np.testing.assert_array_equal(screen.look(), alone)
+
+
 def test_a_drawn_mask_moves_its_box_and_is_one_step(morning: Morning, screen: Screen) -> None:
     case = screen.case
     added = case.selected

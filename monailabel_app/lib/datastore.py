@@ -129,7 +129,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
             **{k: v for k, v in notes.items() if k not in CHOSEN},
             "name": image_id if image_id.lower().endswith(suffix) else image_id + suffix,
             **{k: image.get(k) for k in ("width", "height", "spacing_mm")},
-            **{k: image.get(k) for k in ("laterality", "view", "patient_key")},
+            **{k: image.get(k) for k in ("laterality", "view", "patient_key", "examination")},
             **self._reading_of(image_id),
             **({"state": "labelled"} if label else {}),
             "annotator": label.annotator if label else None,

@@ -100,18 +100,28 @@ class MammoReviewLogic(ScriptedLoadableModuleLogic):
     """What the module does with Slicer's own parts."""
 
     def make_scene(self):
-        """The case's room in Slicer's scene and its red slice view."""
+        """The case's room in Slicer's scene: its red slice view, and the yellow one beside it."""
         from MammoReviewLib.scene import Scene
-        from MammoReviewLib.scene_view import SliceView
+        from MammoReviewLib.scene_companion import Companion
+        from MammoReviewLib.scene_view import ALONE, BESIDE, SliceView
         from MammoReviewLib.slice_frame import SlicerSliceFrame
 
-        layout = slicer.app.layoutManager()
-        if layout.sliceWidget("Red") is None:
-            layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
-        red = layout.sliceWidget("Red")
-        frame = SlicerSliceFrame(red)
-        view = SliceView(slicer.mrmlScene, red.sliceLogic(), red.sliceView().interactor(), frame)
-        return Scene(slicer.mrmlScene, view, lambda call: qt.QTimer.singleShot(0, call))
+        scene, layout = slicer.mrmlScene, slicer.app.layoutManager()
+
+        def view(name, place):
+            widget = layout.sliceWidget(name)
+            if widget is None:  # Slicer makes a view when a layout first has it
+                before = layout.layout
+                layout.setLayout(place.layout)
+                layout.setLayout(before)
+                widget = layout.sliceWidget(name)
+            mouse, frame = widget.sliceView().interactor(), SlicerSliceFrame(widget)
+            return SliceView(scene, widget.sliceLogic(), mouse, frame, place)
+
+        companion = Companion(scene, view("Yellow", BESIDE))
+        return Scene(
+            scene, view("Red", ALONE), companion, lambda call: qt.QTimer.singleShot(0, call)
+        )
 
 
 class MammoReviewTest(ScriptedLoadableModuleTest):

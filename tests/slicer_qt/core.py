@@ -1,4 +1,4 @@
-"""A MRML scene with the logics, nodes and the red slice view that Slicer's application sets up."""
+"""A MRML scene with the logics, nodes and the two slice views that Slicer's application sets up."""
 
 from __future__ import annotations
 
@@ -29,13 +29,11 @@ MODULES = {
 
 
 class SliceView:
-    """The red slice view, of `width` × `height` screen pixels, drawn into memory."""
+    """A slice view of `width` × `height` screen pixels, drawn into memory."""
 
-    def __init__(self, scene: Any, app_logic: Any, width: int, height: int) -> None:
-        self.size = width, height
+    def __init__(self, scene: Any, app_logic: Any, name: str, width: int, height: int) -> None:
         self.window = vtk.vtkRenderWindow()
         self.window.SetOffScreenRendering(1)
-        self.window.SetSize(width, height)
         self.window.SetMultiSamples(0)
         self.window.SetNumberOfLayers(2)
         self._ground, self._renderer = vtk.vtkRenderer(), vtk.vtkRenderer()
@@ -49,8 +47,7 @@ class SliceView:
         self.logic = slicer.vtkMRMLSliceLogic()
         self.logic.SetMRMLApplicationLogic(app_logic)
         self.logic.SetMRMLScene(scene)
-        self.node = self.logic.AddSliceNode("Red")
-        self.logic.ResizeSliceNode(width, height)
+        self.node = self.logic.AddSliceNode(name)
         self._mapper = vtk.vtkImageMapper()
         self._mapper.SetColorWindow(255)
         self._mapper.SetColorLevel(127.5)
@@ -70,7 +67,14 @@ class SliceView:
         self.interactor.Initialize()
         self.interactor.SetInteractorStyle(vtk.vtkInteractorStyleUser())
         self.style.SetInteractor(self.interactor)
+        self.resize(width, height)
+
+    def resize(self, width: int, height: int) -> None:
+        """The view is as large as a layout leaves it."""
+        self.size = width, height
+        self.window.SetSize(width, height)
         self.interactor.SetSize(width, height)
+        self.logic.ResizeSliceNode(width, height)
 
     def render(self) -> NDArray[np.uint8]:
         """Pixels [height, width, 3] of the view as it is drawn now."""
@@ -145,7 +149,7 @@ class Frame:
 
 
 class SlicerCore:
-    """What Slicer's application has when it has started: a scene, logics and a slice view."""
+    """What Slicer's application has when it has started: a scene, logics, two slice views."""
 
     def __init__(self, width: int = 700, height: int = 900) -> None:
         self.scene = slicer.vtkMRMLScene()
@@ -164,11 +168,31 @@ class SlicerCore:
                 node = getattr(slicer, kind)()
                 node.SetSingletonOn()
                 self.scene.AddNode(node)
-        self.view = SliceView(self.scene, self.app_logic, width, height)
-        self.frame = Frame()
+        self.view = SliceView(self.scene, self.app_logic, "Red", width, height)
+        self.beside = SliceView(self.scene, self.app_logic, "Yellow", width, height)
+        self.frame, self.frame_beside = Frame(), Frame()
+        self._size = width, height
+
+    @property
+    def are_side_by_side(self) -> bool:
+        """Whether Slicer's layout has both views."""
+        layout = self.scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        return bool(layout.GetViewArrangement() == layout.SlicerLayoutSideBySideView)
+
+    def lay_out(self) -> None:
+        """Gives the views the room that the layout leaves them, as Slicer does after the event."""
+        width, height = self._size
+        for view in (self.view, self.beside):
+            view.resize(width // 2 if self.are_side_by_side else width, height)
+
+    def render(self) -> NDArray[np.uint8]:
+        """Pixels of the views that the layout has, beside each other."""
+        views = [self.view, self.beside] if self.are_side_by_side else [self.view]
+        return np.concatenate([view.render() for view in views], axis=1)
 
     def close(self) -> None:
-        self.view.managers.SetMRMLDisplayableNode(None)
-        self.view.style.SetDisplayableManagers(None)
-        self.view.window.Finalize()
+        for view in (self.view, self.beside):
+            view.managers.SetMRMLDisplayableNode(None)
+            view.style.SetDisplayableManagers(None)
+            view.window.Finalize()
         self.scene.Clear(1)

@@ -7,6 +7,7 @@ from typing import Any, Callable, Protocol
 from .case import Case
 from .case_view import SLIDER_STEPS, CaseView
 from .comment_fields import CommentFields
+from .comparison import Comparison
 from .handing_in import HandingIn
 from .i18n import _
 from .keys import Keys
@@ -37,7 +38,14 @@ class CaseActions:
     """Joins buttons, keys and mouse to the case. `handing_in`: how the reader is done with it."""
 
     def __init__(
-        self, ui: Any, session: Session, scene: Scene, view: CaseView, editor: MaskEditor, ask: Ask
+        self,
+        ui: Any,
+        session: Session,
+        scene: Scene,
+        view: CaseView,
+        comparison: Comparison,
+        editor: MaskEditor,
+        ask: Ask,
     ) -> None:
         self._ui, self._session, self._scene, self._view = ui, session, scene, view
         self._editor = editor
@@ -49,6 +57,7 @@ class CaseActions:
         mask = _("Opens Slicer's Segment Editor on the selected finding; again: takes its mask")
         add = _("Two clicks in the image; the model answers with a mask and a score")
         go_on = _("… and opens the next case")
+        beside = _("Beside the case: its breast's other view, the other breast, or nothing")
         buttons: list[tuple[Any, str, str, Callable[[], Any]]] = [
             (ui.acceptButton, "A", accept, self.accept),
             (ui.rejectButton, "X", _("It is none"), self.reject),
@@ -62,6 +71,7 @@ class CaseActions:
             (ui.hideButton, "H", _("The breast alone"), self.hide),
             (ui.fitButton, "F", _("The breast fills the view"), scene.fit),
             (ui.windowButton, "W", _("The file's next window"), self.next_window),
+            (ui.compareButton, "V", beside, comparison.choose_next),
             (ui.submitButton, "S", _("Sends the label to the server"), self.handing_in.submit),
             (ui.submitNextButton, "Shift+S", go_on, self.handing_in.submit_and_go_on),
         ]
@@ -217,7 +227,7 @@ class CaseActions:
         ui.addButton.setChecked(self._scene.placing)
         for button in (ui.addButton, ui.noMassButton):
             button.setEnabled(case is not None and self._editing is None)
-        for button in (ui.hideButton, ui.fitButton, ui.windowButton):
+        for button in (ui.hideButton, ui.fitButton, ui.windowButton, ui.compareButton):
             button.setEnabled(case is not None)
         free = case is not None and self._editing is None
         undo, redo = ("", "") if case is None else (case.undo_name, case.redo_name)

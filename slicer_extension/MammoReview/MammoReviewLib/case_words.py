@@ -80,7 +80,7 @@ def veiled_line(image: ImageInfo) -> str:
 
 
 def _headline(image: ImageInfo, said: str) -> str:
-    where = " ".join(part for part in (image.laterality, image.view) if part)
+    where = image.title
     return f"{where} · {said}" if where else said[:1].upper() + said[1:]
 
 

@@ -114,17 +114,17 @@ class Client:
         boxes: Sequence[Sequence[float]] | None = None,
         threshold: float | None = None,
         max_findings: int | None = None,
+        hold: bool = True,
         label_file: Path | None = None,
         stop: Cancellation | None = None,
     ) -> dict[str, Any]:
         """The findings document; of `boxes` alone (one finding a box, in order) if given.
 
-        The server keeps the image for this client: nobody else is given it as the next one.
-
+        `hold`: the server keeps the image for this client, so that nobody else is given it next.
         With `label_file`, the same as a `.seg.nrrd` is written there.
         """
         asked = {"boxes": boxes, "threshold": threshold, "max_findings": max_findings}
-        params: dict[str, Any] = {"client_id": self.client_id}
+        params: dict[str, Any] = {"client_id": self.client_id} if hold else {}
         params.update((name, value) for name, value in asked.items() if value is not None)
         kind, body = self._transport.send(
             "POST",

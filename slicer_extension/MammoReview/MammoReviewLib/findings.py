@@ -89,6 +89,11 @@ class ImageInfo:
     patient_key: str | None = None
 
     @property
+    def title(self) -> str:
+        """Side and view, such as "L MLO"; empty where the file says neither."""
+        return " ".join(filter(None, (self.laterality, self.view)))
+
+    @property
     def patient(self) -> str:
         """As much of the patient's key as people compare; empty where the file names nobody."""
         return (self.patient_key or "")[:8]

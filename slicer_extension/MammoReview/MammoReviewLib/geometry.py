@@ -22,10 +22,11 @@ def ijk_to_ras(spacing_mm: Spacing) -> Any:
     return np.diag([-x, -y, 1.0, 1.0])
 
 
-def pixel_to_ras(points: Any, spacing_mm: Spacing) -> Any:
-    """Points (column, row) [N, 2] as RAS [N, 3] on the slice."""
+def pixel_to_ras(points: Any, spacing_mm: Spacing, depth_mm: float = 0.0) -> Any:
+    """Points (column, row) [N, 2] as RAS [N, 3] on the slice, which lies at that depth."""
     pixels = np.asarray(points, dtype=float).reshape(-1, 2)
-    ijk = np.column_stack([pixels - 0.5, np.zeros(len(pixels)), np.ones(len(pixels))])
+    depth = np.full(len(pixels), depth_mm)
+    ijk = np.column_stack([pixels - 0.5, depth, np.ones(len(pixels))])
     return (ijk @ ijk_to_ras(spacing_mm).T)[:, :3]
 
 

@@ -30,12 +30,20 @@ class Fetched:
 
 
 def fetch(
-    client: Client, row: Row, folder: Path, floor: float, *, stored: bool, stop: Cancellation
+    client: Client,
+    row: Row,
+    folder: Path,
+    floor: float,
+    *,
+    stored: bool,
+    hold: bool = True,
+    stop: Cancellation,
 ) -> Fetched:
     """The image, and what is said about it: the label that stands, else the model's findings.
 
     `stored`: this computer has the findings already, the image is enough. Files go to `folder`;
-    an image that is there is not fetched again. Raises Failure, Cancelled, InvalidFindings.
+    an image that is there is not fetched again. `hold`: see `Client.infer`. Raises Failure,
+    Cancelled, InvalidFindings.
     """
     name = disk.name_for(f"{client.address} {row.id}")
     image_file = folder / (name + row.suffix)
@@ -57,7 +65,7 @@ def fetch(
         return Fetched(
             image_file, label=label, version=version, annotator=annotator, comment=comment
         )
-    answer = client.infer(row.id, threshold=floor, max_findings=MOST_FINDINGS, stop=stop)
+    answer = client.infer(row.id, threshold=floor, max_findings=MOST_FINDINGS, hold=hold, stop=stop)
     document = Findings.from_json(answer)
     if document.image.id != row.id:
         raise InvalidFindings(_("The server's findings belong to another image."))

@@ -1,5 +1,7 @@
 """The open case in Slicer's scene: the image in the red slice view, boxes, contours, captions.
 
+Another film of the woman may stand beside it in the yellow one (`scene_companion`).
+
 Everything that is added here is taken away again by `close`, and the view is left as it was found.
 Nothing else in the scene is touched. All of it runs on the main thread.
 """
@@ -11,9 +13,10 @@ from typing import Any
 
 import slicer
 
-from .findings import Finding, Findings
+from .findings import Finding, Findings, ImageInfo
 from .geometry import pixel_to_ras
 from .masks import Mask
+from .scene_companion import Companion
 from .scene_handles import Handles, Later
 from .scene_image import Window, breast_box, load_volume, pixels_of, show_window, windows
 from .scene_nodes import add_node, remove_node
@@ -31,13 +34,16 @@ class Scene:
     `clicked(finding_id or None)`: clicked into the image.
     """
 
-    def __init__(self, mrml_scene: Any, view: SliceView, later: Later) -> None:
+    def __init__(
+        self, mrml_scene: Any, view: SliceView, companion: Companion, later: Later
+    ) -> None:
         """`later(call)` calls when the present event is over: in Slicer QTimer.singleShot(0)."""
         self.box_dragged = Signal()
         self.box_placed = Signal()
         self.clicked = Signal()
         self.windows: list[Window] = []
         self._scene, self._view, self._later = mrml_scene, view, later
+        self.companion = companion
         self._document: Findings | None = None
         self._volume: Any = None
         self._outlines: Outlines | None = None
@@ -49,6 +55,9 @@ class Scene:
         self._visible = True
         self.window = 0  # the one of `windows` that it is shown in
         view.clicked.connect(self._click)
+        for resized in (view.resized, companion.view.resized):
+            # Slicer is in the middle of it, and would take its own matrices back.
+            resized.connect(lambda: later(self.fit))
 
     @property
     def segmentation(self) -> Any:
@@ -65,12 +74,11 @@ class Scene:
         self.close()
         self._visible = True
         image = document.image
-        name = " ".join(part for part in (image.laterality, image.view) if part) or "Mammogram"
-        self._volume = load_volume(self._scene, file, image, name)
+        self._volume = load_volume(self._scene, file, image, self._view.place.depth_mm)
         self._document = document
-        self._outlines = Outlines(self._scene, image)
+        self._outlines = Outlines(self._scene, image, self._view.id)
         self._handles = Handles(
-            self._scene, image, self.box_dragged, self.box_placed, self._later
+            self._scene, image, self._view.id, self.box_dragged, self.box_placed, self._later
         )
         breast = breast_box(pixels_of(self._volume))
         self.windows = windows(file, self._volume, breast)
@@ -81,6 +89,7 @@ class Scene:
         """Removes what was added, and gives the view back."""
         if self._volume is None:
             return
+        self.companion.close()  # its view came last, so it goes first
         self._view.restore()
         for drawn in (self._outlines, self._handles):
             if drawn is not None:
@@ -92,6 +101,7 @@ class Scene:
     def forget(self) -> None:
         """The scene itself is being closed: our nodes go with it."""
         self.stop_placing()  # the mouse's mode outlives it
+        self.companion.forget()
         self._view.forget()
         self._let_go()
 
@@ -110,6 +120,7 @@ class Scene:
         if self._outlines is not None and self._handles is not None:
             self._outlines.set_visible(visible)
             self._handles.set_visible(visible)
+        self.companion.set_visible(visible)
 
     @property
     def placing(self) -> bool:
@@ -136,14 +147,42 @@ class Scene:
         if self.windows:
             self.window = number % len(self.windows)
             show_window(self._volume, self.windows[self.window])
+            self.companion.set_window(self.window)
 
     def next_window(self) -> None:
         """Shows it in the next one."""
         self.set_window(self.window + 1)
 
     def fit(self) -> None:
-        """The breast fills the view again."""
-        self._view.fit()
+        """The breast fills the view again; two films are shown at one scale."""
+        if self._document is None:
+            return
+        films = [(self._view, self._document.image)]
+        if self.companion.image is not None:
+            films.append((self.companion.view, self.companion.image))
+        scales = [view.scale_to_fit() for view, _image in films]
+        if len({image.spacing_mm is None for _view, image in films}) == 1:
+            scales = [max(scales)] * len(films)  # millimetres and pixels are not compared
+        for (view, _image), scale in zip(films, scales):
+            view.fit(scale)
+
+    def compare(self, film: Path, image: ImageInfo, findings: tuple[Finding, ...]) -> None:
+        """Shows another film beside the case. Raises UnreadableImage."""
+        if self.companion.image != image:
+            self.companion.show_film(film, image)
+            self.companion.set_visible(self._visible)
+            self.companion.set_window(self.window)
+            self.fit()
+        self.companion.show(findings)
+
+    def make_room(self) -> None:
+        """Another film is on its way to stand beside the case."""
+        if self._volume is not None:
+            self.companion.make_room()
+
+    def stop_comparing(self) -> None:
+        """The case stands alone."""
+        self.companion.close()
 
     def go_to(self, finding_id: str) -> None:
         """Brings a finding into sight, if it is outside."""
@@ -163,7 +202,8 @@ class Scene:
             return
         number = self._findings.index(finding) + 1
         node = slicer.vtkMRMLSegmentationNode()
-        self._segmentation = add_node(self._scene, node, f"MammoReview finding {number}")
+        name = f"MammoReview finding {number}"
+        self._segmentation = add_node(self._scene, node, name, self._view.id)
         set_reference(self._segmentation, self._document.image)
         display = self._segmentation.GetDisplayNode()
         display.SetVisibility2DFill(False)

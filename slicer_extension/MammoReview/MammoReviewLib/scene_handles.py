@@ -25,9 +25,16 @@ class Handles:
     """
 
     def __init__(
-        self, scene: Any, image: ImageInfo, dragged: Signal, placed: Signal, later: Later
+        self,
+        scene: Any,
+        image: ImageInfo,
+        view: str,
+        dragged: Signal,
+        placed: Signal,
+        later: Later,
     ) -> None:
-        self._scene, self._image, self._later = scene, image, later
+        """`view` is the id of the slice node that shows them."""
+        self._scene, self._image, self._view, self._later = scene, image, view, later
         self._dragged, self._placed = dragged, placed
         self._observers: dict[str, int] = {}  # by the ids of nodes
         self._held: str | None = None
@@ -128,7 +135,7 @@ class Handles:
             self._node.SetNthControlPointVisibility(number, False)
 
     def _roi(self, name: str) -> Any:
-        node = add_node(self._scene, slicer.vtkMRMLMarkupsROINode(), name)
+        node = add_node(self._scene, slicer.vtkMRMLMarkupsROINode(), name, self._view)
         display = node.GetDisplayNode()
         display.SetFillVisibility(False)
         display.SetPropertiesLabelVisibility(False)

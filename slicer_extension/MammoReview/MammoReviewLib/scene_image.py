@@ -36,13 +36,13 @@ class Window:
     width: float
 
 
-def load_volume(scene: Any, file: Path, image: ImageInfo, name: str) -> Any:
-    """The mammogram's volume node in `scene`. Raises UnreadableImage."""
+def load_volume(scene: Any, file: Path, image: ImageInfo, depth_mm: float) -> Any:
+    """The mammogram's volume node in `scene`, its slice at that depth. Raises UnreadableImage."""
     storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
     storage.SetFileName(str(file))
     storage.SetSingleFile(1)
     node = slicer.vtkMRMLScalarVolumeNode()
-    node.SetName(name)
+    node.SetName(image.title or "Mammogram")
     node.SetSaveWithScene(False)  # a patient's pixels are not saved by the way
     if not storage.ReadData(node) or node.GetImageData() is None:
         raise UnreadableImage(
@@ -54,7 +54,7 @@ def load_volume(scene: Any, file: Path, image: ImageInfo, name: str) -> Any:
         raise UnreadableImage(
             sentence.format(columns=columns, rows=rows, width=image.width, height=image.height)
         )
-    node.SetOrigin(0, 0, 0)
+    node.SetOrigin(0, 0, depth_mm)
     node.SetSpacing(*(image.spacing_mm or (1.0, 1.0)), 1.0)
     node.SetIJKToRASDirections(*np.sign(ijk_to_ras(None)[:3, :3]).ravel())
     display = slicer.vtkMRMLScalarVolumeDisplayNode()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 
-def add_node(scene: Any, node: Any, name: str) -> Any:
-    """Adds a node with its display node; neither is saved with the scene."""
+def add_node(scene: Any, node: Any, name: str, view: str) -> Any:
+    """Adds a node with its display node, shown in the view of that id alone; neither is saved."""
     node.SetName(name)
     node.SetSaveWithScene(False)
     scene.AddNode(node)
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetSaveWithScene(False)
+    node.GetDisplayNode().AddViewNodeID(view)
     return node
 
 

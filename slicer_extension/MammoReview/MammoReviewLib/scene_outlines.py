@@ -29,10 +29,15 @@ SELECTED = "selected"
 
 
 class Outlines:
-    """All findings of one case as lines and words."""
+    """All findings of one image as lines and words, in one view."""
 
-    def __init__(self, scene: Any, image: ImageInfo) -> None:
-        self._scene, self._image = scene, image
+    def __init__(
+        self, scene: Any, image: ImageInfo, view: str, *, depth_mm: float = 0.0,
+        numbered: bool = True,
+    ) -> None:
+        """`view` is the slice node's id. Not `numbered`: no table says which number is which."""
+        self._scene, self._image, self._view = scene, image, view
+        self._depth, self._numbered = depth_mm, numbered
         self._lines = {kind: self._model(kind) for kind in (*COLOURS, SELECTED)}
         self._captions = {kind: self._caption_node(kind) for kind in COLOURS}
         self._drawn: dict[str, Any] = {}  # what each node shows
@@ -78,19 +83,19 @@ class Outlines:
     def _draw_lines(self, name: str, lines: list[Any], of: Any) -> None:
         if self._drawn.get(name) != of:
             self._drawn[name] = of
-            self._lines[name].SetAndObservePolyData(_as_polydata(lines, self._image))
+            self._lines[name].SetAndObservePolyData(self._polydata(lines))
 
     def _write(self, kind: str, findings: list[tuple[int, Finding]]) -> None:
         name, node = f"captions {kind}", self._captions[kind]
-        said = [(f.bbox, caption(number, f)) for number, f in findings]
+        said = [(f.bbox, caption(number if self._numbered else None, f)) for number, f in findings]
         if self._drawn.get(name, []) == said:
             return
         self._drawn[name] = said
         was = node.StartModify()
         node.SetLocked(False)
         node.RemoveAllControlPoints()
-        for (x, y, width, _height), text in said:
-            corner = pixel_to_ras([[x + width, y]], self._image.spacing_mm)[0]
+        for (x, y, _width, _height), text in said:  # above the box: beside it, views end sooner
+            corner = pixel_to_ras([[x, y]], self._image.spacing_mm, self._depth)[0]
             point = node.AddControlPoint(vtk.vtkVector3d(*corner))
             node.SetNthControlPointLabel(point, text)
         node.SetLocked(True)
@@ -106,8 +111,21 @@ class Outlines:
             contour = outline(finding.segmentation)
         return np.array(box), contour
 
+    def _polydata(self, lines: list[Any]) -> Any:
+        """Lines [N, 4] (x0, y0, x1, y1) in pixels as VTK's, in RAS on the slice."""
+        ends = np.concatenate([np.zeros((0, 4)), *lines]).reshape(-1, 2)
+        points, cells, polydata = vtk.vtkPoints(), vtk.vtkCellArray(), vtk.vtkPolyData()
+        ras = pixel_to_ras(ends, self._image.spacing_mm, self._depth)
+        points.SetData(numpy_to_vtk(ras, deep=True))
+        ids = np.arange(len(ends), dtype=np.int64)
+        cells.SetData(2, numpy_to_vtkIdTypeArray(ids, deep=True))
+        polydata.SetPoints(points)
+        polydata.SetLines(cells)
+        return polydata
+
     def _model(self, kind: str) -> Any:
-        node = add_node(self._scene, slicer.vtkMRMLModelNode(), f"MammoReview {kind} lines")
+        node = slicer.vtkMRMLModelNode()
+        add_node(self._scene, node, f"MammoReview {kind} lines", self._view)
         node.SetHideFromEditors(True)
         display = node.GetDisplayNode()
         display.SetVisibility3D(False)
@@ -122,7 +140,7 @@ class Outlines:
 
     def _caption_node(self, kind: str) -> Any:
         node = slicer.vtkMRMLMarkupsFiducialNode()
-        add_node(self._scene, node, f"MammoReview {kind}")
+        add_node(self._scene, node, f"MammoReview {kind}", self._view)
         node.SetHideFromEditors(True)
         node.SetLocked(True)
         display = node.GetDisplayNode()
@@ -135,27 +153,15 @@ class Outlines:
         return node
 
 
-def caption(number: int, finding: Finding) -> str:
+def caption(number: int | None, finding: Finding) -> str:
     """What stands at a box: its number; of a proposal how malignant, else what a person said.
 
     A class with a number behind it would be read as the certainty of that class.
     """
     if not finding.stands:
-        return _("{n} rejected").format(n=number)
-    if finding.status == "proposed" and finding.malignancy is not None:
-        percent = f"{100 * finding.malignancy:.0f}"
-        return _("{n} malignancy {percent}").format(n=number, percent=percent)
-    word = _("malignant") if finding.label == "malignant" else _("benign")
-    return f"{number} {word}"
-
-
-def _as_polydata(lines: list[Any], image: ImageInfo) -> Any:
-    """Lines [N, 4] (x0, y0, x1, y1) in pixels as VTK's, in RAS on the slice."""
-    ends = np.concatenate([np.zeros((0, 4)), *lines]).reshape(-1, 2)
-    points, cells, polydata = vtk.vtkPoints(), vtk.vtkCellArray(), vtk.vtkPolyData()
-    points.SetData(numpy_to_vtk(pixel_to_ras(ends, image.spacing_mm), deep=True))
-    ids = np.arange(len(ends), dtype=np.int64)
-    cells.SetData(2, numpy_to_vtkIdTypeArray(ids, deep=True))
-    polydata.SetPoints(points)
-    polydata.SetLines(cells)
-    return polydata
+        word = _("rejected")
+    elif finding.status == "proposed" and finding.malignancy is not None:
+        word = _("malignancy {percent}").format(percent=f"{100 * finding.malignancy:.0f}")
+    else:
+        word = _("malignant") if finding.label == "malignant" else _("benign")
+    return word if number is None else f"{number} {word}"

@@ -1,4 +1,4 @@
-"""The red slice view while a mammogram is open: only the slice, the breast filling it, a ruler.
+"""A slice view while a mammogram is open in it: only the slice, the breast filling it, a ruler.
 
 What the view was like before is remembered and given back. No orientation marker is shown: a
 mammogram lies in no anatomical space, and letters on it would be wrong.
@@ -6,22 +6,19 @@ mammogram lies in no anatomical space, and letters on it would be wrong.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import slicer
 import vtk
 
 from .findings import ImageInfo
 from .geometry import box_to_ras
-from .i18n import _
-from .scene_nodes import add_node, remove_node
+from .scene_overlay import Overlay
 from .signal import Signal
 
 MARGIN = 1.04  # of the breast's size
-RULER_SHARE = 0.28  # of the view's width, at most
-RULER_WIDTH = 2.5  # screen pixels
-RULER_AT = (24, 34)  # screen pixels from the view's left and lower edge
+SAME = 1e-6  # of lengths that are equal but for rounding
 
 
 class Frame(Protocol):
@@ -36,62 +33,99 @@ class Frame(Protocol):
         ...
 
 
-class SliceView:
-    """Slicer's red slice view. `clicked(x, y)`: a mouse press, in the image's pixels."""
+@dataclass(frozen=True)
+class Place:
+    """Where a view shows its film: which of Slicer's layouts has the view, at which depth it cuts.
 
-    def __init__(self, scene: Any, logic: Any, interactor: Any, frame: Frame) -> None:
+    Films at other depths share no plane: what is drawn or clicked on one is never on the other.
+    """
+
+    layout: int
+    depth_mm: float
+
+
+ALONE = Place(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView, 0.0)
+BESIDE = Place(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView, 1000.0)  # red, then yellow
+
+
+class SliceView:
+    """One of Slicer's slice views.
+
+    `clicked(x, y)`: a mouse press, in the image's pixels. `resized()`: the view has another size,
+    and nobody moved or zoomed since `fit`.
+    """
+
+    def __init__(self, scene: Any, logic: Any, interactor: Any, frame: Frame, place: Place) -> None:
         """`logic` is the vtkMRMLSliceLogic, `interactor` the view's vtkRenderWindowInteractor."""
         self.clicked = Signal()
+        self.resized = Signal()
+        self.place = place
         self._scene, self._logic, self._interactor = scene, logic, interactor
         self._node = logic.GetSliceNode()
         self._frame = frame
         self._image: ImageInfo | None = None
         self._breast = (0, 0, 1, 1)
         self._before: dict[str, Any] | None = None
-        self._ruler: Any = None
+        self._overlay: Overlay | None = None
+        self._size = (0, 0)
+        self._fitted: tuple[float, ...] = ()  # scale and centre as `fit` left them
         self._observers: list[tuple[Any, int]] = []
 
-    def show(self, volume: Any, image: ImageInfo, breast: tuple[int, int, int, int]) -> None:
-        """Shows a volume alone, right way up."""
+    @property
+    def id(self) -> str:
+        """Its slice node's, to show nodes in this view alone."""
+        return str(self._node.GetID())
+
+    def clear(self) -> None:
+        """Shows nothing, and a mammogram as soon as there is one."""
         self._remember()
-        self._image, self._breast = image, breast
         layout = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
         if layout is not None:
-            layout.SetViewArrangement(layout.SlicerLayoutOneUpRedSliceView)
-        composite = self._logic.GetSliceCompositeNode()
-        composite.SetBackgroundVolumeID(volume.GetID())
-        composite.SetForegroundVolumeID(None)
-        composite.SetLabelVolumeID(None)
+            layout.SetViewArrangement(self.place.layout)
+        self._show_volume(None)
         self._node.SetOrientationToAxial()
         self._node.SetOrientationMarkerType(self._node.OrientationMarkerTypeNone)
         self._node.SetRulerType(self._node.RulerTypeNone)  # ours says what is measured
-        self._logic.SetSliceOffset(0)
-        self._ruler = self._ruler_node()
+        self._logic.SetSliceOffset(self.place.depth_mm)
         self._frame.hide()
-        self.fit()
+
+    def show(
+        self, volume: Any, image: ImageInfo, breast: tuple[int, int, int, int], title: str = ""
+    ) -> None:
+        """Shows a volume alone, right way up."""
+        self._stop_observing()
+        self.clear()
+        self._image, self._breast = image, breast
+        self._show_volume(volume.GetID())
+        self._logic.SetSliceOffset(self.place.depth_mm)
+        self._overlay = Overlay(self._scene, self._node, image, title)
+        self.fit(self.scale_to_fit())
         press = vtk.vtkCommand.LeftButtonPressEvent
         self._observe(self._interactor, press, self._pressed)
-        self._observe(self._node, vtk.vtkCommand.ModifiedEvent, lambda *_args: self._lay_ruler())
+        self._observe(self._node, vtk.vtkCommand.ModifiedEvent, lambda *_args: self._moved())
 
-    def fit(self) -> None:
-        """The breast fills the view."""
-        if self._image is None:
-            return
-        x, y, width, height = self._breast
-        box = (float(x), float(y), float(width), float(height))
-        centre, size = box_to_ras(box, self._image.spacing_mm)
+    def scale_to_fit(self) -> float:
+        """Millimetres (pixels without a spacing) on a screen pixel where the breast just fits."""
+        _centre, size = self._breast_in_ras()
         columns, rows, _slices = self._node.GetDimensions()
-        per_pixel = MARGIN * max(size[0] / max(columns, 1), size[1] / max(rows, 1))
+        return float(MARGIN * max(size[0] / max(columns, 1), size[1] / max(rows, 1)))
+
+    def fit(self, scale: float) -> None:
+        """The breast in the middle, at that many millimetres on a screen pixel."""
+        centre, _size = self._breast_in_ras()
+        columns, rows, _slices = self._node.GetDimensions()
         depth = self._node.GetFieldOfView()[2]
         was = self._node.StartModify()
-        self._node.SetFieldOfView(per_pixel * columns, per_pixel * rows, depth)
+        self._node.SetFieldOfView(scale * columns, scale * rows, depth)
         matrix = self._node.GetSliceToRAS()
         for axis in range(2):
             matrix.SetElement(axis, 3, float(centre[axis]))
         self._node.SetXYZOrigin(0, 0, 0)
         self._node.UpdateMatrices()
+        self._size, self._fitted = (columns, rows), self._where()
         self._node.EndModify(was)
-        self._lay_ruler()
+        if self._overlay is not None:
+            self._overlay.lay()
 
     def bring(self, ras: Any) -> None:
         """Moves the view so that a RAS point is in sight; not if it is already."""
@@ -101,7 +135,7 @@ class SliceView:
             self._node.JumpSliceByCentering(*(float(value) for value in ras))
 
     def restore(self) -> None:
-        """The view as it was before `show`."""
+        """The view as it was before anything was shown."""
         if self._before is None:
             return
         before, node = self._before, self._node
@@ -113,21 +147,22 @@ class SliceView:
         composite.SetBackgroundVolumeID(before["background"])
         composite.SetForegroundVolumeID(before["foreground"])
         composite.SetLabelVolumeID(before["label"])
+        composite.SetLinkedControl(before["linked"])
         node.SetOrientationMarkerType(before["marker"])
         node.SetRulerType(before["ruler"])
         node.GetSliceToRAS().DeepCopy(before["matrix"])
         node.SetFieldOfView(*before["field"])
         node.SetXYZOrigin(*before["origin"])
         node.UpdateMatrices()
-        self._remove_ruler()
         self._frame.give_back()
         self._before = self._image = None
 
     def forget(self) -> None:
         """The scene is being closed: there is nothing to give back."""
+        self._overlay = None
         self._stop_observing()
         self._frame.give_back()
-        self._ruler = self._before = self._image = None
+        self._before = self._image = None
 
     # Inside
 
@@ -143,12 +178,41 @@ class SliceView:
             "background": composite.GetBackgroundVolumeID(),
             "foreground": composite.GetForegroundVolumeID(),
             "label": composite.GetLabelVolumeID(),
+            "linked": composite.GetLinkedControl(),
             "marker": node.GetOrientationMarkerType(),
             "ruler": node.GetRulerType(),
             "matrix": matrix,
             "field": tuple(node.GetFieldOfView()),
             "origin": tuple(node.GetXYZOrigin()),
         }
+
+    def _show_volume(self, volume_id: str | None) -> None:
+        composite = self._logic.GetSliceCompositeNode()
+        composite.SetLinkedControl(False)  # two films are two places
+        composite.SetBackgroundVolumeID(volume_id)
+        composite.SetForegroundVolumeID(None)
+        composite.SetLabelVolumeID(None)
+
+    def _breast_in_ras(self) -> tuple[Any, Any]:
+        assert self._image is not None
+        x, y, width, height = self._breast
+        box = (float(x), float(y), float(width), float(height))
+        return box_to_ras(box, self._image.spacing_mm)
+
+    def _where(self) -> tuple[float, ...]:
+        matrix, columns = self._node.GetSliceToRAS(), max(self._node.GetDimensions()[0], 1)
+        centre = (matrix.GetElement(0, 3), matrix.GetElement(1, 3))
+        return (self._node.GetFieldOfView()[0] / columns, *centre, *self._node.GetXYZOrigin())
+
+    def _moved(self) -> None:
+        size = tuple(self._node.GetDimensions()[:2])
+        if size != self._size:
+            self._size = size
+            pairs = zip(self._where(), self._fitted)
+            if all(abs(now - then) <= SAME * max(abs(then), 1.0) for now, then in pairs):
+                self.resized.emit()
+        if self._overlay is not None:
+            self._overlay.lay()
 
     def _observe(self, thing: Any, event: Any, call: Any) -> None:
         self._observers.append((thing, thing.AddObserver(event, call)))
@@ -157,6 +221,9 @@ class SliceView:
         for thing, number in self._observers:
             thing.RemoveObserver(number)
         self._observers.clear()
+        if self._overlay is not None:
+            self._overlay.close()
+            self._overlay = None
 
     def _pressed(self, interactor: Any, _event: str) -> None:
         if self._image is None:
@@ -171,55 +238,3 @@ class SliceView:
         vtk.vtkMatrix4x4.Invert(self._node.GetXYToRAS(), inverse)
         x, y, _z, _w = inverse.MultiplyPoint((*(float(value) for value in ras), 1.0))
         return x, y
-
-    def _ruler_node(self) -> Any:
-        node = add_node(self._scene, slicer.vtkMRMLMarkupsLineNode(), "MammoReview ruler")
-        node.SetLocked(True)
-        display = node.GetDisplayNode()
-        display.SetColor(0.85, 0.87, 0.89)
-        display.SetSelectedColor(0.85, 0.87, 0.89)
-        display.SetUseGlyphScale(False)
-        display.SetGlyphSize(0.01)
-        display.SetCurveLineSizeMode(display.UseLineDiameter)
-        display.SetPropertiesLabelVisibility(False)
-        display.SetPointLabelsVisibility(True)
-        display.SetTextScale(2.6)
-        display.SetVisibility3D(False)
-        return node
-
-    def _lay_ruler(self) -> None:
-        """Puts the ruler into the view's lower left corner, as long as a round number is."""
-        if self._ruler is None or self._image is None:
-            return
-        columns, _rows, _slices = self._node.GetDimensions()
-        per_pixel = self._node.GetFieldOfView()[0] / max(columns, 1)
-        length = round_length(RULER_SHARE * columns * per_pixel)
-        if self._image.spacing_mm is None:
-            text = _("{length:g} pixels, not calibrated").format(length=length)
-        else:
-            text = _("{length:g} mm at detector").format(length=length)
-        to_ras = self._node.GetXYToRAS()
-        ends = []
-        for along in (0.0, length / per_pixel):
-            point = (RULER_AT[0] + along, float(RULER_AT[1]), 0.0, 1.0)
-            ends.append(to_ras.MultiplyPoint(point)[:3])
-        self._ruler.GetDisplayNode().SetLineDiameter(RULER_WIDTH * per_pixel)
-        was = self._ruler.StartModify()
-        for number, end in enumerate(ends):
-            if self._ruler.GetNumberOfControlPoints() <= number:
-                self._ruler.AddControlPoint(vtk.vtkVector3d(*end))
-            else:
-                self._ruler.SetNthControlPointPosition(number, *end)
-        self._ruler.SetNthControlPointLabel(0, "")
-        self._ruler.SetNthControlPointLabel(1, text)
-        self._ruler.EndModify(was)
-
-    def _remove_ruler(self) -> None:
-        remove_node(self._scene, self._ruler)
-        self._ruler = None
-
-
-def round_length(most: float) -> float:
-    """The longest of 1, 2 and 5 times a power of ten that is not above `most`."""
-    power = 10.0 ** np.floor(np.log10(max(most, 1e-6)))
-    return float(max(step * power for step in (1, 2, 5) if step * power <= most * 1.0001))

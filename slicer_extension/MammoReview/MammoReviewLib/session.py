@@ -70,7 +70,7 @@ class Session:
         self.drafts: Drafts | None = None
         self.elsewhere: tuple[str, ...] = ()  # labels of others, or for other servers, that wait
         self._label_files, self._folder, self._make_client = label_files, folder, make_client
-        self._images = ImageFiles()
+        self.images = ImageFiles()
         self._token: str | None = None  # of the open case, to know late answers by
         self._opened_cases = 0
         self._counts: tuple[int, int] | None = None
@@ -148,7 +148,7 @@ class Session:
         stored = (drafts.find(image_id) or self.sending.latest(image_id)) is not None
 
         def work(job: Job) -> Fetched:
-            return fetch(client, row, self._images.folder, info.floor, stored=stored, stop=job)
+            return fetch(client, row, self.images.folder, info.floor, stored=stored, stop=job)
 
         def show(fetched: Fetched) -> None:
             # A label may have arrived while the image was fetched: what is here is looked at now.
@@ -262,7 +262,7 @@ class Session:
         """The panel goes: drafts are on disk, jobs are cancelled, temporary images deleted."""
         self.connection.close()
         self.jobs.close()
-        self._images.close()
+        self.images.close()
 
     # Inside
 
@@ -296,7 +296,7 @@ class Session:
 
     def _set_case(self, case: Case | None) -> None:
         self.case = case
-        self._images.forget_old()
+        self.images.forget_old()
         self._opened_cases += 1
         self._token = None if case is None else f"{self._opened_cases} {case.image.id}"
         self.jobs.open_case(self._token)

@@ -11,6 +11,8 @@ import qt
 
 from .case_actions import CaseActions, MaskEditor
 from .case_view import CaseView
+from .comparison import Comparison
+from .comparison_view import ComparisonView
 from .connection_view import COLOURS as STATUS_COLOURS
 from .connection_view import ConnectionView, waiting_words
 from .i18n import _
@@ -62,12 +64,17 @@ class Panel:
     def __init__(self, ui: Any, around: Surroundings) -> None:
         self._ui, self._window = ui, around.window
         self._said = self._opens = ""
-        self.session = Session(Jobs(QtTimer()), SlicerLabelFiles(), around.folder)
+        label_files = SlicerLabelFiles()
+        self.session = Session(Jobs(QtTimer()), label_files, around.folder)
         self.scene = around.make_scene()
-        self.session.case_changed.connect(self._show_image)
+        self.session.case_changed.connect(self._show_image)  # first: others draw into it
         self.view = CaseView(ui, self.session, self.scene)
+        comparison = Comparison(self.session, label_files)
+        self.comparison = ComparisonView(
+            ui.compareButton, comparison, self.scene, around.settings, self._say
+        )
         self.actions = CaseActions(
-            ui, self.session, self.scene, self.view, around.editor, around.ask
+            ui, self.session, self.scene, self.view, comparison, around.editor, around.ask
         )
         self.connection = ConnectionView(self.session, around.settings, around.ask)
         handing_in = self.actions.handing_in

@@ -26,6 +26,7 @@ class Row:
     laterality: str | None = None
     view: str | None = None
     patient_key: str | None = None
+    examination: str | None = None
     annotator: str | None = None
     time: str | None = None
     version: int = 0  # of its label; 0 without one
@@ -36,7 +37,7 @@ class Row:
     @property
     def title(self) -> str:
         """Side and view, such as "L MLO"; the id where the file says neither."""
-        return " ".join(filter(None, (self.laterality, self.view))) or self.id
+        return self.image.title or self.id
 
     @property
     def patient(self) -> str:
@@ -143,6 +144,20 @@ class Worklist:
         same = [row for row in self.rows if row.patient_key == here.patient_key]
         return tuple(sorted(same, key=_order))
 
+    def compared(self, with_breast: bool) -> Row | None:
+        """The film to compare the open case with, of the same examination.
+
+        Its breast's other view, or `with_breast` the same view of the other breast.
+        """
+        here = self.find(self.current)
+        if here is None or here.laterality not in SIDES or here.view not in VIEWS:
+            return None
+        wanted = here.laterality, VIEWS[1 - VIEWS.index(here.view)]
+        if with_breast:
+            wanted = SIDES[1 - SIDES.index(here.laterality)], here.view
+        films = (row for row in self.views() if row.examination == here.examination)
+        return next((row for row in films if (row.laterality, row.view) == wanted), None)
+
     def _passes(self, row: Row) -> bool:
         words = (row.id, row.patient_key, row.title, row.annotator)
         text = " ".join(filter(None, words)).lower()
@@ -174,7 +189,7 @@ def _row(image_id: str, entry: dict[str, Any], reader: str) -> Row:
         suffix=PurePosixPath(str(info.get("name") or "")).suffix or ".dcm",
         **{
             name: info.get(name)
-            for name in ("laterality", "view", "patient_key", "annotator", "time", "malignancy",
-                         "held_by")
+            for name in ("laterality", "view", "patient_key", "examination", "annotator", "time",
+                         "malignancy", "held_by")
         },
     )

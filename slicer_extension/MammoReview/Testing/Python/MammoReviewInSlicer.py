@@ -46,6 +46,14 @@ class MammoReviewInSlicer(unittest.TestCase):
         frame.give_back()
         self.assertEqual(shown(), before)
 
+    def test_both_slice_views_are_made_and_the_layout_stays(self) -> None:
+        layout, alone = slicer.app.layoutManager(), slicer.vtkMRMLLayoutNode.SlicerLayoutOneUp3DView
+        layout.setLayout(alone)
+        slicer.util.getModuleWidget("MammoReview").logic.make_scene()
+        self.assertEqual(layout.layout, alone)
+        for name in ("Red", "Yellow"):
+            self.assertIsNotNone(layout.sliceWidget(name))
+
     def test_a_label_goes_through_slicers_own_writer_and_reader(self) -> None:
         image = ImageInfo("1.2.3", 60, 40, (0.1, 0.1), "L", "CC", None)
         mask = np.zeros((40, 60), bool)

@@ -1,0 +1,139 @@
+"""Another film beside the open case, to compare: which one, and what is known of it.
+
+It is looked at, not read: nobody holds it, and nothing of it goes into a label. What it shows is
+what this reader said of it, else the label that stands, else what the model found; before the
+reader's own look is over, the film alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .case import Case
+from .drafts import Drafts
+from .failures import Failure
+from .findings import Finding, InvalidFindings
+from .jobs import Job
+from .opening import Fetched, fetch
+from .ports import LabelFiles
+from .session import Session
+from .signal import Signal
+from .worklist import Row
+
+ALONE, OTHER_VIEW, OTHER_BREAST = "alone", "view", "breast"
+CHOICES = (ALONE, OTHER_VIEW, OTHER_BREAST)
+COMPARING = "comparing"
+
+
+class Comparison:
+    """`changed()`: `row`, `film` or `findings` are not what they were."""
+
+    def __init__(self, session: Session, label_files: LabelFiles) -> None:
+        self.changed = Signal()
+        self.choice = ALONE
+        self.row: Row | None = None  # of the film that stands beside the case, or is on its way
+        self.film: Path | None = None  # its file on this computer
+        self._findings: tuple[Finding, ...] = ()
+        self._session, self._label_files = session, label_files
+        self._case: Case | None = None
+        self._asked: tuple[Case | None, str | None, bool] = None, None, False
+        session.case_changed.connect(self._open)
+        session.worklist.changed.connect(self._film_arrived)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is drawn: what a person stands by, and proposals that the case's slider shows."""
+        least = 1.0 if self._case is None else self._case.threshold
+        return tuple(
+            f for f in self._findings if f.stands and (f.status != "proposed" or f.score >= least)
+        )
+
+    def choose(self, choice: str) -> None:
+        """One of CHOICES; it holds for the cases to come."""
+        self.choice = choice
+        self._follow()
+        self.changed.emit()
+
+    def choose_next(self) -> None:
+        """The next choice for which there is a film; after the last one, the case alone."""
+        after = CHOICES[CHOICES.index(self.choice) + 1 :]
+        self.choose(next((c for c in after if self._row_of(c) is not None), ALONE))
+
+    # Inside
+
+    def _row_of(self, choice: str) -> Row | None:
+        if choice == ALONE or self._case is None:
+            return None
+        return self._session.worklist.compared(with_breast=choice == OTHER_BREAST)
+
+    def _open(self) -> None:
+        if self._case is not None:
+            self._case.changed.disconnect(self._case_changed)
+        self._case = self._session.case
+        if self._case is not None:
+            self._case.changed.connect(self._case_changed)
+        self._follow()
+
+    def _case_changed(self) -> None:
+        self._follow()
+        self.changed.emit()  # the slider may show more of the same film
+
+    def _film_arrived(self) -> None:
+        if self._session.case is self._case:  # else `_open` is about to be called
+            self._follow()
+
+    def _follow(self) -> None:
+        """Fetches what should stand beside the case, unless it does already."""
+        row, case = self._row_of(self.choice), self._case
+        veiled = case is not None and case.veiled
+        asked = case, None if row is None else row.id, veiled
+        if asked == self._asked:
+            return
+        same_film = asked[:2] == self._asked[:2]
+        self._asked = asked
+        self._session.jobs.cancel(COMPARING)
+        if not same_film:
+            self.row, self.film, self._findings = row, None, ()
+            self.changed.emit()
+        if row is not None:
+            self._fetch(row, veiled)
+
+    def _fetch(self, row: Row, veiled: bool) -> None:
+        session, asked = self._session, self._asked
+        client, info = session.connection.client, session.connection.info
+        if client is None or info is None or session.drafts is None:
+            return
+        drafts, own = session.drafts, session.sending.latest(row.id) is not None
+        unread = session.look_first and row.state != "labelled"  # its own first look is to come
+        stored = veiled or own or unread or drafts.find(row.id) is not None
+
+        def work(job: Job) -> Fetched:
+            folder = session.images.folder
+            return fetch(client, row, folder, info.floor, stored=stored, hold=False, stop=job)
+
+        def done(fetched: Fetched) -> None:
+            if asked != self._asked:
+                return
+            self.film = fetched.image_file
+            try:
+                self._findings = () if veiled else self._said_of(row, fetched, drafts)
+            except InvalidFindings as error:
+                self._failed(error)
+            self.changed.emit()
+
+        session.jobs.start(work, done, self._failed, key=COMPARING)
+
+    def _said_of(self, row: Row, fetched: Fetched, drafts: Drafts) -> tuple[Finding, ...]:
+        draft, waiting = drafts.find(row.id), self._session.sending.latest(row.id)
+        if draft is not None:
+            findings = draft.state.findings
+            return tuple(f for f in findings if not draft.veiled or f.status != "proposed")
+        label = fetched.label if waiting is None else waiting.file
+        if label is not None:
+            return self._label_files.read(label, row.image).findings
+        return () if fetched.document is None else fetched.document.findings
+
+    def _failed(self, error: Exception) -> None:
+        if not isinstance(error, (Failure, InvalidFindings)):
+            raise error
+        self._session.said.emit(str(error))

@@ -1,0 +1,20 @@
+"""The panel's scene in a Slicer core: the red slice view, and the yellow one beside it."""
+
+from __future__ import annotations
+
+from MammoReviewLib.scene import Scene
+from MammoReviewLib.scene_companion import Companion
+from MammoReviewLib.scene_handles import Later
+from MammoReviewLib.scene_view import ALONE, BESIDE, SliceView
+from slicer_qt.core import SlicerCore
+
+
+def scene_in(core: SlicerCore, later: Later) -> Scene:
+    red, yellow = (
+        SliceView(core.scene, view.logic, view.interactor, frame, place)
+        for view, frame, place in (
+            (core.view, core.frame, ALONE),
+            (core.beside, core.frame_beside, BESIDE),
+        )
+    )
+    return Scene(core.scene, red, Companion(core.scene, yellow), later)

@@ -1,0 +1,332 @@
+"""Another film beside the case, on real MRML, and with the real panel and the real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import requests
+from MammoReviewLib.findings import Finding, ImageInfo
+from MammoReviewLib.geometry import pixel_to_ras
+from MammoReviewLib.scene import Scene
+from MammoReviewLib.worklist import Worklist
+from panel_morning import Morning, quick_morning
+from panel_scene import scene_in
+from panel_screen import Screen
+from slicer_qt.core import SlicerCore
+from test_panel_scene import IMAGE, document, finding, nodes, write_dicom
+
+from monailabel_app.lib.datastore import MammogramStore
+
+OTHER = ImageInfo("1.2.3.5", IMAGE.width, IMAGE.height, IMAGE.spacing_mm, "L", "MLO")
+
+
+@pytest.fixture(scope="module")
+def core() -> Iterator[SlicerCore]:
+    core = SlicerCore()
+    yield core
+    core.close()
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("films")
+    return write_dicom(folder / "case.dcm"), write_dicom(folder / "other.dcm")
+
+
+@pytest.fixture
+def scene(core: SlicerCore) -> Iterator[Scene]:
+    later: list[Any] = []
+    scene = scene_in(core, later.append)
+    scene.later = later  # type: ignore[attr-defined]
+    yield scene
+    scene.close()
+    core.lay_out()
+
+
+def both(core: SlicerCore, scene: Scene, films: tuple[Path, Path], *beside: Finding) -> None:
+    """Opens a case and another film, in a window that has been laid out."""
+    scene.open(films[0], document())
+    scene.compare(films[1], OTHER, beside)
+    core.lay_out()
+    events_pass(scene)
+
+
+def events_pass(scene: Scene) -> None:
+    """What waits for the end of an event happens."""
+    calls = scene.later[:]  # type: ignore[attr-defined]
+    scene.later.clear()  # type: ignore[attr-defined]
+    for call in calls:
+        call()
+
+
+def coloured(pixels: Any) -> int:
+    """How many pixels are drawn in the colour of malignant masses."""
+    red, green, blue = np.moveaxis(pixels.astype(int), -1, 0)
+    return int(((red > green + 60) & (green > blue + 20)).sum())
+
+
+# --- the scene -------------------------------------------------------------------------------
+
+
+def test_what_is_drawn_on_one_film_is_not_on_the_other(
+    core: SlicerCore, scene: Scene, films: tuple[Path, Path]
+) -> None:
+    both(core, scene, films, finding("F1", 60, 200, 100))
+    assert coloured(core.view.render()) == 0 < coloured(core.beside.render())
+    scene.show((finding("F1", 150, 350, 60),), "F1")
+    mine, other = core.view.render(), core.beside.render()
+    assert min(coloured(mine), coloured(other)) > 0
+    assert not np.array_equal(mine, other)
+    scene.compare(films[1], OTHER, ())
+    assert coloured(core.beside.render()) == 0 < coloured(core.view.render())
+    scene.compare(films[1], OTHER, (finding("F1", 60, 200, 100),))
+    scene.set_visible(False)
+    assert coloured(core.render()) == 0
+
+
+def test_no_click_or_brush_on_the_other_film_reaches_the_case(
+    core: SlicerCore, scene: Scene, films: tuple[Path, Path]
+) -> None:
+    clicked: list[Any] = []
+    placed: list[Any] = []
+    scene.clicked.connect(clicked.append)
+    scene.box_placed.connect(placed.append)
+    both(core, scene, films)
+    scene.show((finding("F1", 100, 250, 100),), "F1")
+    core.render()
+    depth = scene.companion.view.place.depth_mm
+
+    def there(x: float, y: float) -> tuple[int, int]:
+        return core.beside.xy(pixel_to_ras([[x, y]], OTHER.spacing_mm, depth)[0])
+
+    bounds = [0.0] * 6
+    scene.volume.GetRASBounds(bounds)
+    plane = core.beside.logic.GetSliceOffset()
+    assert not bounds[4] <= plane <= bounds[5], "a brush paints where its view cuts: not in the case"
+    core.beside.click(*there(150, 300))
+    core.beside.drag(there(100, 250), there(60, 220))
+    assert clicked == []
+    scene.place_box()
+    core.beside.click(*there(120, 260))
+    core.beside.click(*there(180, 330))
+    events_pass(scene)
+    assert placed == []
+    core.view.click(*core.view.xy(pixel_to_ras([[120, 260]], IMAGE.spacing_mm)[0]))
+    core.view.click(*core.view.xy(pixel_to_ras([[180, 330]], IMAGE.spacing_mm)[0]))
+    events_pass(scene)
+    (box,) = placed
+    assert box == pytest.approx((120, 260, 60, 70), abs=3)
+
+
+def test_both_fill_their_views_at_one_scale_until_a_person_zooms(
+    core: SlicerCore, scene: Scene, films: tuple[Path, Path]
+) -> None:
+    def scale(view: Any) -> float:
+        drawn = abs(view.node.GetXYToRAS().GetElement(0, 0))
+        assert view.node.GetFieldOfView()[0] / view.size[0] == pytest.approx(drawn)
+        return float(drawn)
+
+    both(core, scene, films)
+    assert scale(core.view) == pytest.approx(scale(core.beside))
+    narrow = scale(core.view)
+    # The breast is 300 of 480 columns: it fills half a window of 700 by its width.
+    assert 350 * narrow / 0.07 == pytest.approx(1.04 * 300, rel=0.03)
+    core.view.resize(200, 900)
+    events_pass(scene)
+    assert scale(core.view) == pytest.approx(350 / 200 * narrow, rel=0.01)
+    assert scale(core.beside) == pytest.approx(scale(core.view)), "sizes can be compared"
+    width, height, depth = core.view.node.GetFieldOfView()
+    core.view.node.SetFieldOfView(width / 2, height / 2, depth)
+    zoomed = scale(core.view)
+    core.view.resize(350, 900)
+    events_pass(scene)
+    assert scale(core.view) == pytest.approx(zoomed), "a view that was zoomed stays so"
+    scene.fit()
+    assert scale(core.view) == pytest.approx(narrow)
+    pixels = ImageInfo("1.2.3.6", IMAGE.width, IMAGE.height, None, "L", "MLO")
+    scene.compare(films[1], pixels, ())
+    assert scale(core.beside) == pytest.approx(narrow / 0.07), "pixels are no millimetres"
+
+
+def test_both_views_are_given_back(
+    core: SlicerCore, scene: Scene, films: tuple[Path, Path]
+) -> None:
+    layout = core.scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    layout.SetViewArrangement(layout.SlicerLayoutFourUpView)
+    core.beside.node.SetOrientationToCoronal()
+    composite = core.beside.logic.GetSliceCompositeNode()
+    composite.SetLinkedControl(True)
+    before, field = nodes(core), core.beside.node.GetFieldOfView()
+    scene.open(films[0], document())
+    assert layout.GetViewArrangement() == layout.SlicerLayoutOneUpRedSliceView
+    scene.make_room()
+    assert layout.GetViewArrangement() == layout.SlicerLayoutSideBySideView
+    scene.compare(films[1], OTHER, (finding("F1", 60, 200, 100),))
+    assert not composite.GetLinkedControl(), "two films are two places"
+    assert not core.frame.shown and not core.frame_beside.shown
+    scene.stop_comparing()
+    assert layout.GetViewArrangement() == layout.SlicerLayoutOneUpRedSliceView
+    assert not core.frame.shown and core.frame_beside.shown
+    scene.compare(films[1], OTHER, ())
+    scene.close()
+    assert layout.GetViewArrangement() == layout.SlicerLayoutFourUpView
+    assert nodes(core) == before and composite.GetLinkedControl()
+    assert core.beside.node.GetOrientation() == "Coronal"
+    assert core.beside.node.GetFieldOfView() == pytest.approx(field)
+
+
+# --- the list --------------------------------------------------------------------------------
+
+
+def test_films_of_one_examination_are_compared(samples: Path, tmp_path: Path) -> None:
+    studies, workspace = tmp_path / "studies", tmp_path / "workspace"
+    studies.mkdir()
+    workspace.mkdir()
+    names = {}
+    for year in ("2024", "2026"):
+        for film in ("L_CC", "L_MLO", "R_CC", "R_MLO")[: 4 if year == "2024" else 3]:
+            copy = pydicom.dcmread(samples / f"P_00820_{film}.dcm")
+            copy.StudyInstanceUID = f"1.2.840.{year}"
+            copy.SOPInstanceUID = f"{copy.StudyInstanceUID}.{len(names)}"
+            copy.file_meta.MediaStorageSOPInstanceUID = copy.SOPInstanceUID
+            copy.save_as(studies / f"{year}_{film}.dcm")
+            names[copy.SOPInstanceUID] = f"{year} {film}"
+    worklist = Worklist()
+    worklist.load(MammogramStore(studies, workspace).json())
+    compared = {}
+    for image_id, name in names.items():
+        worklist.set_current(image_id)
+        rows = [worklist.compared(with_breast=with_breast) for with_breast in (False, True)]
+        compared[name] = [row and names[row.id] for row in rows]
+    assert compared == {
+        "2024 L_CC": ["2024 L_MLO", "2024 R_CC"],
+        "2024 L_MLO": ["2024 L_CC", "2024 R_MLO"],
+        "2024 R_CC": ["2024 R_MLO", "2024 L_CC"],
+        "2024 R_MLO": ["2024 R_CC", "2024 L_MLO"],
+        "2026 L_CC": ["2026 L_MLO", "2026 R_CC"],
+        "2026 L_MLO": ["2026 L_CC", None],
+        "2026 R_CC": [None, "2026 L_CC"],
+    }
+
+
+# --- the panel -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def morning(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Iterator[Morning]:
+    with quick_morning(tmp_path_factory.mktemp("morning"), untrained) as morning:
+        session = morning.screen.panel.session
+        session.connect(morning.server.url, client_id="ann")
+        morning.screen.wait(lambda: session.connection.info and session.worklist.rows)
+        yield morning
+
+
+@pytest.fixture
+def screen(morning: Morning) -> Screen:
+    return morning.screen
+
+
+def open_case(screen: Screen, title: str) -> None:
+    """A view of the woman, with nothing left to wait for."""
+    screen.answer = "Keep as draft"
+    (row,) = (r for r in screen.panel.session.worklist.rows if r.title == title)
+    screen.panel.worklist.open(row.id)
+    screen.wait(lambda: screen.case is not None and screen.case.image.id == row.id)
+    settle(screen)
+
+
+def settle(screen: Screen) -> None:
+    screen.wait(lambda: not screen.panel.session.jobs.is_running("comparing"))
+    screen.look()
+
+
+def beside(screen: Screen) -> tuple[str, int]:
+    """Which film stands beside the case, and how many findings are drawn on it."""
+    scene, comparison = screen.panel.scene, screen.panel.comparison.comparison
+    shown = scene.companion.image
+    return "" if shown is None else shown.title, len(comparison.findings)
+
+
+def test_a_key_goes_round_and_the_choice_holds_for_the_next_case(
+    morning: Morning, screen: Screen
+) -> None:
+    open_case(screen, "L CC")
+    assert screen.ui.compareButton.text() == "Beside: none" and beside(screen) == ("", 0)
+    assert not screen.core.are_side_by_side
+    screen.press("V")
+    settle(screen)
+    assert screen.ui.compareButton.text() == "Beside: L MLO"
+    title, count = beside(screen)
+    assert title == "L MLO" and count > 0 and screen.core.are_side_by_side
+    morning.shot("beside")
+    held = requests.get(f"{morning.server.url}/datastore/?output=all", timeout=60).json()
+    states = {
+        row["image"]["info"]["view"]: row["image"]["info"]["state"]
+        for row in held["objects"].values()
+        if row["image"]["info"]["laterality"] == "L"
+    }
+    assert states == {"CC": "held", "MLO": "read"}, "what is looked at is free for others"
+    screen.ui.thresholdSlider.setValue(1000)
+    assert beside(screen) == ("L MLO", 0), "the slider is both films'"
+    open_case(screen, "R MLO")
+    assert beside(screen)[0] == "R CC"
+    screen.press("V")
+    settle(screen)
+    assert beside(screen)[0] == "L MLO", "the other breast"
+    screen.press("V")
+    assert beside(screen)[0] == "" and not screen.core.are_side_by_side
+    screen.press("V")
+    settle(screen)
+
+
+def test_what_the_reader_said_of_it_is_what_it_shows(screen: Screen) -> None:
+    open_case(screen, "L CC")
+    screen.panel.scene.box_placed.emit((300.0, 900.0, 200.0, 200.0))
+    open_case(screen, "L MLO")
+    screen.ui.thresholdSlider.setValue(1000)
+    assert [f.status for f in screen.panel.comparison.comparison.findings] == ["added"], "a draft"
+    open_case(screen, "L CC")
+    screen.ui.thresholdSlider.setValue(1000)
+    screen.wait(lambda: not screen.panel.session.asking.is_under_way(screen.case))
+    screen.press("S")
+    screen.wait(lambda: screen.case.based_on == 1)
+    open_case(screen, "L MLO")
+    assert [f.status for f in screen.panel.comparison.comparison.findings] == ["added"], "a label"
+
+
+def test_before_the_readers_own_look_it_is_a_film_alone(screen: Screen) -> None:
+    screen.panel.worklist.look_first.setChecked(True)
+    open_case(screen, "R CC")
+    assert screen.case.veiled
+    assert beside(screen) == ("R MLO", 0)
+    screen.press("H")
+    settle(screen)
+    assert beside(screen) == ("R MLO", 0), "that film's own first look is still to come"
+    open_case(screen, "L MLO")
+    assert screen.case.veiled and beside(screen) == ("L CC", 0)
+    screen.press("H")
+    settle(screen)
+    assert beside(screen) == ("L CC", 1), "a label is no model's"
+    screen.panel.worklist.look_first.setChecked(False)
+
+
+def test_a_film_that_cannot_be_had_leaves_the_case_alone_and_is_told(
+    morning: Morning, screen: Screen
+) -> None:
+    open_case(screen, "L CC")
+    (file,) = morning.studies.glob("*_R_MLO.dcm")
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(whole[:4000])
+        for cached in screen.panel.session.images.folder.iterdir():
+            cached.unlink()
+        open_case(screen, "R CC")
+        assert beside(screen)[0] == "" and screen.said() != ""
+        assert screen.case.image.title == "R CC" and screen.core.are_side_by_side
+    finally:
+        file.write_bytes(whole)
