@@ -107,7 +107,7 @@ def test_no_click_or_brush_on_the_other_film_reaches_the_case(
     bounds = [0.0] * 6
     scene.volume.GetRASBounds(bounds)
     plane = core.beside.logic.GetSliceOffset()
-    assert not bounds[4] <= plane <= bounds[5], "a brush paints where its view cuts: not in the case"
+    assert not bounds[4] <= plane <= bounds[5], "a brush paints where its view cuts"
     core.beside.click(*there(150, 300))
     core.beside.drag(there(100, 250), there(60, 220))
     assert clicked == []
