@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import requests
 from MammoReviewLib.findings import Finding, ImageInfo
 from MammoReviewLib.geometry import pixel_to_ras
+from MammoReviewLib.jobs import Job
+from MammoReviewLib.opening import fetch
 from MammoReviewLib.scene import Scene
 from MammoReviewLib.worklist import Worklist
 from panel_morning import Morning, quick_morning
@@ -313,6 +316,22 @@ def test_before_the_readers_own_look_it_is_a_film_alone(screen: Screen) -> None:
     settle(screen)
     assert beside(screen) == ("L CC", 1), "a label is no model's"
     screen.panel.worklist.look_first.setChecked(False)
+
+
+def test_one_film_may_be_fetched_twice_at_once(screen: Screen, tmp_path: Path) -> None:
+    session = screen.panel.session
+    client, row = session.connection.client, session.worklist.rows[0]
+    stop = Job("", None, None, False)
+
+    def fetched(_number: int) -> str:
+        file = fetch(client, row, tmp_path, 0.5, stored=True, stop=stop).image_file
+        header = pydicom.dcmread(file)
+        assert header.pixel_array.shape == (row.height, row.width)
+        return str(header.file_meta.TransferSyntaxUID.name)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(fetched, range(4))) == {"Explicit VR Little Endian"}
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_film_that_cannot_be_had_leaves_the_case_alone_and_is_told(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,12 +51,7 @@ def fetch(
     if image_file.exists():
         image_file.touch()  # what is read now is not what goes first
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        client.download_image(row.id, image_file, stop=stop)
-        try:
-            unpack(image_file)
-        except OSError as error:
-            raise failures.of_disk(error) from error
+        _download(client, row, image_file, stop)
     if stored:
         return Fetched(image_file)
     version, annotator, comment = _standing(client, row.id, stop)
@@ -70,6 +66,20 @@ def fetch(
     if document.image.id != row.id:
         raise InvalidFindings(_("The server's findings belong to another image."))
     return Fetched(image_file, document=document)
+
+
+def _download(client: Client, row: Row, image_file: Path, stop: Cancellation) -> None:
+    """Two may fetch the same image at once: it is there when it is whole and unpacked."""
+    image_file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = image_file.with_name(f".{secrets.token_hex(8)}{row.suffix}")
+    try:
+        client.download_image(row.id, fresh, stop=stop)
+        unpack(fresh)
+        fresh.replace(image_file)
+    except OSError as error:
+        raise failures.of_disk(error) from error
+    finally:
+        disk.remove(fresh)
 
 
 def _standing(client: Client, image_id: str, stop: Cancellation) -> tuple[int, str | None, str]:
