@@ -137,6 +137,8 @@ def _description(number: int, finding: Finding, findings: Findings) -> hd.seg.Se
         tracking_uid=_tracking_uid(finding, findings),
         tracking_id=finding.id,
     )
+    if finding.birads is not None:
+        segment.SegmentDescription = f"BI-RADS {finding.birads.upper()}"
     (mass,) = segment.SegmentedPropertyTypeCodeSequence
     modifier = CodedConcept.from_code(CLASSES[finding.label])
     mass.SegmentedPropertyTypeModifierCodeSequence = [modifier]

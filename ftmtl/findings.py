@@ -53,6 +53,12 @@ Source = Literal["model", "annotator"]
 Status = Literal["proposed", "accepted", "edited", "added", "rejected"]
 
 LABELS: tuple[Label, ...] = get_args(Label)
+# A reader's assessment of a mass, and the class that it says: malignant from 4 on, as in the paper.
+BIRADS: dict[str, Label] = {
+    "2": "benign",
+    "3": "benign",
+    **dict.fromkeys(("4", "4a", "4b", "4c", "5", "6"), "malignant"),
+}
 CLASSES = ("background", "benign", "malignant")
 KEPT: frozenset[Status] = frozenset({"accepted", "edited", "added"})
 
@@ -80,6 +86,7 @@ class Finding:
     source: Source
     status: Status
     comment: str = ""
+    birads: str | None = None  # of BIRADS, where a reader gave one
 
     def __post_init__(self) -> None:
         here = f"Finding {self.id!r}"
@@ -92,6 +99,12 @@ class Finding:
         check_choice(self.mask_source, get_args(MaskSource), f"{here}: mask_source")
         check_choice(self.source, get_args(Source), f"{here}: source")
         check_choice(self.status, get_args(Status), f"{here}: status")
+        if self.birads is not None:
+            check_choice(self.birads, tuple(BIRADS), f"{here}: birads")
+            if self.label != BIRADS[self.birads]:
+                raise InvalidFindings(
+                    f"{here}: with BI-RADS {self.birads} its label must be {BIRADS[self.birads]}."
+                )
         if self.scores is not None:
             if set(self.scores) != set(CLASSES):
                 raise InvalidFindings(f"{here}: scores are those of {', '.join(CLASSES)}.")
@@ -355,14 +368,16 @@ def _finding_to_json(finding: Finding) -> dict[str, Any]:
         "source": finding.source,
         "status": finding.status,
         "comment": finding.comment,
+        # Programs of before it know no such name; they read what says nothing of it.
+        **({} if finding.birads is None else {"birads": finding.birads}),
     }
 
 
 def _finding_from_json(value: object, number: int) -> Finding:
     name = value.get("id") if isinstance(value, dict) else None
     here = f"Finding {name!r}" if isinstance(name, str) else f"Finding number {number}"
-    names = tuple(Finding.__dataclass_fields__)
-    fields = Fields(value, here, names)
+    names = tuple(name for name in Finding.__dataclass_fields__ if name != "birads")
+    fields = Fields(value, here, names, optional=("birads",))
     box = fields.numbers("bbox", 4)
     rle: Rle | None = None
     if fields["segmentation"] is not None:
@@ -385,6 +400,7 @@ def _finding_from_json(value: object, number: int) -> Finding:
         source=fields.choice("source", get_args(Source)),
         status=fields.choice("status", get_args(Status)),
         comment=fields.text("comment"),
+        birads=fields.optional_choice("birads", tuple(BIRADS)),
     )
 
 

@@ -17,16 +17,19 @@ _Choice = TypeVar("_Choice", bound=str)
 class Fields:
     """One JSON object whose names are known; each method reads a field of one type."""
 
-    def __init__(self, value: object, where: str, names: Sequence[str]) -> None:
+    def __init__(
+        self, value: object, where: str, names: Sequence[str], *, optional: Sequence[str] = ()
+    ) -> None:
+        """A field of `optional` that is missing is null."""
         if not isinstance(value, dict):
             raise InvalidFindings(f"{where} must be a JSON object.")
         for name in names:
             if name not in value:
                 raise InvalidFindings(f"{where}: {name} is missing.")
         for name in value:
-            if name not in names:
+            if name not in (*names, *optional):
                 raise InvalidFindings(f"{where}: {name!r} is not a known name.")
-        self._value, self._where = value, where
+        self._value, self._where = {name: None for name in optional} | value, where
 
     def __getitem__(self, name: str) -> object:
         return self._value[name]
@@ -46,6 +49,10 @@ class Fields:
         value = self[name]
         check_choice(value, options, f"{self._where}: {name}")
         return next(option for option in options if option == value)
+
+    def optional_choice(self, name: str, options: Sequence[_Choice]) -> _Choice | None:
+        """One of the options or None."""
+        return None if self[name] is None else self.choice(name, options)
 
     def number(self, name: str) -> float:
         """A finite number."""

@@ -191,6 +191,8 @@ def _merge(
     if redrawn and segment.rle is None:
         return _taken_away(original)
     changes: dict[str, Any] = {"label": label}
+    if label != original.label:
+        changes["birads"] = None  # it said the other class
     if original.status != "added":
         changes["status"] = "edited"
     if redrawn and segment.rle is not None:

@@ -38,7 +38,7 @@ def test_masks_classes_and_who_drew_them(
     kept[40:60, 20:41] = True  # the two overlap
     by_hand = Finding(
         id="a", label="malignant", bbox=(8, 3, 23, 47), segmentation=encode_rle(drawn),
-        mask_source="annotated", source="annotator", status="added",
+        mask_source="annotated", source="annotator", status="added", birads="4c",
     )  # fmt: skip
     accepted = Finding(
         id="b", label="benign", bbox=(20, 40, 21, 20), segmentation=encode_rle(kept),
@@ -67,6 +67,8 @@ def test_masks_classes_and_who_drew_them(
     kinds = [mass.SegmentedPropertyTypeModifierCodeSequence[0] for mass in masses]
     codes = [(mass.CodeValue, kind.CodeValue) for mass, kind in zip(masses, kinds, strict=True)]
     assert codes == [("4147007", "21594007")] + [("4147007", "30807003")] * 3
+    said = [segment.get("SegmentDescription") for segment in seg.SegmentSequence]
+    assert said == ["BI-RADS 4C", None, None, None]
     algorithms = [segment.SegmentAlgorithmType for segment in seg.SegmentSequence]
     assert algorithms == ["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC", "AUTOMATIC"]
     assert seg.SegmentSequence[1].SegmentAlgorithmName == "ft_mtl_net"

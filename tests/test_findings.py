@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -13,7 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
+from ftmtl.datasets.coco import to_coco
+from ftmtl.datasets.labels import to_record
+from ftmtl.datasets.published import birads_class
+from ftmtl.datasets.records import CATEGORY_OF
 from ftmtl.findings import (
+    BIRADS,
     SCHEMA_FILE,
     Finding,
     Findings,
@@ -216,6 +222,10 @@ MISTAKES = [
     (("findings", 0, "status"), "final"),
     (("findings", 0, "comment"), None),
     (("findings", 0, "birads"), 4),
+    (("findings", 0, "birads"), "1"),
+    (("findings", 0, "birads"), "3"),  # of a malignant mass
+    (("findings", 1, "birads"), "4b"),  # of a benign one
+    (("findings", 0, "BI-RADS"), "4"),
     (("verdict",), None),
     (("verdict", "label"), "suspicious"),
     (("verdict", "malignancy"), None),
@@ -270,6 +280,24 @@ def test_reader_refuses_what_a_schema_cannot_express(change, reason):
     wrong["findings"][0] |= change
     with pytest.raises(InvalidFindings, match=reason):
         Findings.from_json(wrong)
+
+
+def test_an_assessment_says_the_class_and_may_be_left_out():
+    for birads, label in BIRADS.items():
+        published = birads_class(birads, "here")
+        assert published["category"] == CATEGORY_OF[label], "as in the sets that others published"
+        value = document()
+        value["findings"][1] |= {"birads": birads, "label": label}
+        assert is_valid(value)
+        findings = Findings.from_json(value)
+        assert findings.findings[1].birads == birads
+        assert findings.to_json() == value, "and a finding without one says nothing of it"
+        record = to_record(findings, Path("film.dcm"))
+        assert record.masses[0].assessment == published["assessment"]
+        (row,) = (row for row in to_coco([record])["annotations"] if row["role"] == "mass")
+        assert row["assessment"] == f"BI-RADS {birads}"
+    value["findings"][1] |= {"birads": None, "label": "benign"}
+    assert is_valid(value) and Findings.from_json(value) == Findings.from_json(document())
 
 
 def test_kept_and_verdict_follow_the_status():

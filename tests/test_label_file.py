@@ -247,6 +247,21 @@ def test_a_class_changed_in_name_or_tag(ours, name, tag, label):
     assert first.mask_source == "model"
 
 
+def test_an_assessment_goes_with_its_class(tmp_path):
+    path, plain = tmp_path / "a.seg.nrrd", reading()
+    assessed = replace(plain.findings[0], birads="5"), replace(plain.findings[1], birads="3")
+    write_label_file(path, replace(plain, findings=(*assessed, *plain.findings[2:])))
+
+    def rename(header):
+        del header["ftmtl_findings"]  # by a program that keeps tags alone
+        header["Segment0_Name"] = "benign 1"
+
+    saved_by_another(path, lambda voxels: None, rename)
+    first, second, *_ = read_label_file(path, image=IMAGE).findings
+    assert (first.label, first.birads) == ("benign", None)
+    assert (second.label, second.birads) == ("benign", "3")
+
+
 def test_a_class_changed_in_the_document_alone(ours):
     text = ours.read_bytes()
     old = b'"findings":[{"id":"f1","label":"malignant"'

@@ -8,8 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from MammoReviewLib.case import Case
-from MammoReviewLib.case_words import verdict_line
-from MammoReviewLib.findings import EDITED_RULE, Finding, Findings, ImageInfo, Verdict, with_mask
+from MammoReviewLib.case_words import cells, verdict_line
+from MammoReviewLib.findings import (
+    BIRADS,
+    EDITED_RULE,
+    Finding,
+    Findings,
+    ImageInfo,
+    Verdict,
+    with_mask,
+)
 
 from ftmtl import findings as server
 
@@ -100,6 +108,30 @@ def test_accept_reject_and_change_of_class(case):
     case.accept("F1")
     assert statuses(case)["F1"] == "edited", "its class is not the model's any more"
     assert not case.undecided()
+
+
+def test_an_assessment_says_the_class_and_a_class_takes_it_back(case):
+    case.set_birads("F1", "3")
+    assessed = case.find("F1")
+    assert (assessed.birads, assessed.label, assessed.status) == ("3", "benign", "edited")
+    assert cells(1, assessed, IMAGE)[1] == "BI-RADS 3"
+    case.set_birads("F1", "4a")
+    assert case.find("F1").label == "malignant"
+    case.set_birads("F1", None)
+    assert case.find("F1").birads is None and case.find("F1").label == "malignant"
+    case.undo()
+    case.reject("F1")
+    case.accept("F1")
+    assert statuses(case)["F1"] == "edited", "what it was is more than the model said"
+    case.set_label("F1", "benign")
+    assert case.find("F1").birads is None
+    name = case.add_box((30, 20, 8, 8))
+    case.set_birads(name, "5")
+    case.apply_answer(name, case.find(name).bbox, proposal("F9", 30, 0.7, 0.2))
+    assert case.find(name).label == "malignant", "whatever the model thinks"
+    reopened = Case(case.document, Path("image.dcm"))
+    reopened.apply_answer(name, case.find(name).bbox, proposal("F9", 30, 0.7, 0.2))
+    assert reopened.find(name).label == "malignant"
 
 
 def test_a_dragged_box_loses_the_models_mask_and_cuts_a_drawn_one(case):
@@ -207,6 +239,7 @@ def test_whatever_was_done_can_be_taken_back_and_done_again(case, seed):
             partial(case.accept, one),
             partial(case.reject, one),
             partial(case.set_label, one, chance.choice(["benign", "malignant"])),
+            partial(case.set_birads, one, chance.choice([None, *BIRADS])),
             partial(case.set_box, one, box),
             partial(case.add_box, box),
             partial(case.set_mask, one, mask),

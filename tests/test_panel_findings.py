@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from MammoReviewLib import geometry, masks
-from MammoReviewLib.findings import Findings, InvalidFindings, verdict_of, with_mask
+from MammoReviewLib.findings import BIRADS, Findings, InvalidFindings, verdict_of, with_mask
 from test_findings import MISTAKES, REMOVE, document, is_valid, with_masses
 
 from ftmtl import findings as server
@@ -23,7 +23,9 @@ SPACING = st.sampled_from([None, (0.07, 0.08), (1.0, 1.0)])
 
 
 def test_documents_go_both_ways_between_panel_and_server():
+    assert BIRADS == server.BIRADS
     value = document()
+    value["findings"][0]["birads"] = "4c"
     findings = Findings.from_json(value)
     assert findings.to_json() == value and is_valid(findings.to_json())
     again = server.Findings.from_json(json.loads(json.dumps(findings.to_json())))

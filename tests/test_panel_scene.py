@@ -420,6 +420,7 @@ CASES = {
     "overlapping": (finding("F1", 100, 250, 80), finding("F2", 130, 280, 60, "benign")),
     "box alone": (finding("F1", 100, 250, 80), without_mask(finding("F2", 20, 300, 50))),
     "boxes only": (without_mask(finding("F2", 20, 300, 50)),),
+    "assessed": (finding("F1", 100, 250, 80, birads="4b"),),
     "words": (finding("F1", 100, 250, 80, comment='a "quoted" back\\slash\n| and %41 ü'),),
 }
 

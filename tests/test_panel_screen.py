@@ -195,6 +195,23 @@ def test_the_other_view_stands_beside_the_case(morning: Morning, screen: Screen)
     np.testing.assert_array_equal(screen.look(), alone)
 
 
+def test_an_assessment_is_given_by_key_or_from_its_box(screen: Screen) -> None:
+    case, box = screen.case, screen.ui.biradsBox
+    added = case.selected
+    screen.press("Alt+3")
+    assert screen.table()[-1][1] == box.currentText() == "BI-RADS 3"
+    box.setCurrentText("BI-RADS 4C")
+    assert screen.table()[-1][1] == "BI-RADS 4C" and case.find(added).label == "malignant"
+    screen.press("Ctrl+Z")
+    assert box.currentText() == "BI-RADS 3" and case.find(added).birads == "3"
+    screen.press("Escape")
+    assert not box.isEnabled() and box.currentText() == "BI-RADS –"
+    screen.press(str(len(case.shown)))
+    screen.press("Alt+0")
+    assert screen.table()[-1][1] == "benign", "the class stays"
+    screen.press("Alt+4")
+
+
 def test_a_drawn_mask_moves_its_box_and_is_one_step(morning: Morning, screen: Screen) -> None:
     case = screen.case
     added = case.selected

@@ -215,4 +215,5 @@ def _annotation(finding: Finding, image: ImageInfo) -> Annotation | None:
         segmentation=None if finding.segmentation is None else dict(finding.segmentation),
         role=role,
         class_known=role != "ignore",
+        assessment=None if finding.birads is None else f"BI-RADS {finding.birads}",
     )

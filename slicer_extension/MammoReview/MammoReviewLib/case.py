@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .findings import Finding, Findings, Verdict, verdict_of, with_mask
+from .findings import BIRADS, Finding, Findings, Verdict, verdict_of, with_mask
 from .geometry import clip_box, overlap
 from .history import History
 from .i18n import _
-from .masks import Box, Mask, box_of
+from .masks import Box, Mask, box_of, cut_to
 from .signal import Signal
 
 ONE_MASS = 0.2  # boxes that overlap more are one mass, to the model too
@@ -168,8 +168,15 @@ class Case:
         """benign or malignant; the finding is then "edited" (an added one stays "added")."""
         self._class_chosen.add(finding_id)
         finding = self.find(finding_id)
-        if finding.label != label:
-            self._change(_("class of {id}"), replace(finding, label=label))
+        if finding.label != label:  # an assessment said the other one
+            self._change(_("class of {id}"), replace(finding, label=label, birads=None))
+
+    def set_birads(self, finding_id: str, birads: str | None) -> None:
+        """An assessment, which says the class too; None takes it back and leaves the class."""
+        finding = self.find(finding_id)
+        if finding.birads != birads:
+            label = finding.label if birads is None else BIRADS[birads]
+            self._change(_("BI-RADS of {id}"), replace(finding, birads=birads, label=label))
 
     def set_box(self, finding_id: str, box: Box) -> None:
         """The box was dragged: cut to the image; below one pixel of it, nothing happens.
@@ -180,7 +187,7 @@ class Case:
         if clipped is None or clipped == finding.bbox:
             return
         if finding.mask_source == "annotated":
-            cut = _cut(finding.mask(), clipped)
+            cut = cut_to(finding.mask(), clipped)
             finding = with_mask(finding, cut, "annotated", self.image)
         else:
             finding = with_mask(finding, None, "none", self.image)
@@ -243,7 +250,8 @@ class Case:
             finding = replace(finding, scores=answer.scores, malignancy=answer.malignancy)
         if finding.mask_source != "annotated":
             finding = with_mask(finding, answer.mask(), "model", self.image)
-        if scored and finding.status == "added" and finding_id not in self._class_chosen:
+        chosen = finding_id in self._class_chosen or finding.birads is not None
+        if scored and finding.status == "added" and not chosen:
             finding = replace(finding, label=answer.label)
         self._history.amend(self._with([finding]))
         self._tell()
@@ -315,8 +323,8 @@ class Case:
     def _status_kept(self, finding: Finding) -> str:
         """ "accepted", or "edited" for one that was edited before it was rejected."""
         opened = {f.id: f for f in self.opened.findings}.get(finding.id, finding)
-        same = (finding.bbox, finding.segmentation, finding.label)
-        return "accepted" if same == (opened.bbox, opened.segmentation, opened.label) else "edited"
+        edits = [(f.bbox, f.segmentation, f.label, f.birads) for f in (finding, opened)]
+        return "accepted" if edits[0] == edits[1] else "edited"
 
     def _change(self, name: str, finding: Finding) -> None:
         status = "added" if finding.status == "added" else "edited"
@@ -332,13 +340,3 @@ class Case:
         if self.selected not in {finding.id for finding in self._now.findings}:
             self.select(None)
         self.changed.emit()
-
-
-def _cut(mask: Mask, box: Box) -> Mask:
-    """The part of a mask whose pixels lie in the box, if only by their centres."""
-    x, y, width, height = box
-    cut = mask.copy()
-    left, right = round(x), round(x + width)
-    top, bottom = round(y), round(y + height)
-    cut[:top], cut[bottom:], cut[:, :left], cut[:, right:] = False, False, False, False
-    return cut

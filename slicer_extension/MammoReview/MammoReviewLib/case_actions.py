@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Callable, Protocol
 
+from .birads_field import KEYS as BIRADS_KEYS
+from .birads_field import BiradsField
 from .case import Case
 from .case_view import SLIDER_STEPS, CaseView
 from .comment_fields import CommentFields
@@ -53,6 +55,7 @@ class CaseActions:
         self._case: Case | None = None
         self._editing: str | None = None
         self._comments = CommentFields(ui.findingComment, ui.imageComment)
+        self._birads = BiradsField(ui.biradsBox, self._comments.keep)
         accept = _("It is a mass, as drawn")
         mask = _("Opens Slicer's Segment Editor on the selected finding; again: takes its mask")
         add = _("Two clicks in the image; the model answers with a mask and a score")
@@ -87,6 +90,7 @@ class CaseActions:
         keys += [("[", lambda: self._slide(-STEP)), ("]", lambda: self._slide(STEP))]
         keys += [("Down", lambda: self._step(1)), ("Up", lambda: self._step(-1))]
         keys += [(str(n), lambda n=n: self._select(n)) for n in NUMBERS]
+        keys += [(key, lambda b=b: self._assess(b)) for key, b in BIRADS_KEYS.items()]
         self._keys = Keys(keys, repeating=REPEATING)
         for edit in (ui.findingComment, ui.imageComment):
             edit.returnPressed.connect(ui.findingsTable.setFocus)  # the keys act again
@@ -249,6 +253,11 @@ class CaseActions:
         ui.submitNextButton.setText(_("Next case") if handed_in else _("Submit, next"))
         ui.submitNextButton.setEnabled(case is not None)
         self._comments.show(case)
+        self._birads.show(case if chosen else None)
+
+    def _assess(self, birads: str) -> None:
+        if self._editing is None:
+            self._birads.choose(birads)
 
     def _with_selected(self, do: Callable[[Case, str], None]) -> None:
         if self._case is not None and self._case.selected is not None and self._editing is None:

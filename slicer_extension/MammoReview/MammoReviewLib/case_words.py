@@ -16,6 +16,13 @@ def label_word(label: str) -> str:
     return _("malignant") if label == "malignant" else _("benign")
 
 
+def class_word(finding: Finding) -> str:
+    """The BI-RADS that a reader gave, else its class."""
+    if finding.birads is None:
+        return label_word(finding.label)
+    return _("BI-RADS {category}").format(category=finding.birads.upper())
+
+
 def status_word(finding: Finding) -> str:
     """What a person did with it so far."""
     words = {
@@ -48,7 +55,7 @@ def cells(number: int, finding: Finding, image: ImageInfo) -> tuple[str, ...]:
     """A row of the table."""
     return (
         str(number),
-        label_word(finding.label),
+        class_word(finding),
         malignancy_word(finding),
         size_word(finding, image),
         status_word(finding),

@@ -24,6 +24,12 @@ CLASSES = ("background", "benign", "malignant")
 MASK_SOURCES = ("annotated", "model", "fitted", "none")
 SOURCES = ("model", "annotator")
 STATUSES = ("proposed", "accepted", "edited", "added", "rejected")
+# A reader's assessment of a mass, and the class that it says: malignant from 4 on.
+BIRADS = {
+    "2": "benign",
+    "3": "benign",
+    **dict.fromkeys(("4", "4a", "4b", "4c", "5", "6"), "malignant"),
+}
 KEPT = frozenset({"accepted", "edited", "added"})  # a person stands by these
 HARDLY_A_MASS = 0.1  # as the server's `ftmtl.veto`
 EDITED_RULE = (
@@ -60,6 +66,7 @@ class Finding:
     area_mm2: float | None = None
     diameter_mm: float | None = None
     comment: str = ""
+    birads: str | None = None  # of BIRADS, where a reader gave one
 
     @property
     def score(self) -> float:
@@ -70,6 +77,13 @@ class Finding:
     def stands(self) -> bool:
         """It was not rejected."""
         return self.status != "rejected"
+
+    def to_json(self) -> dict[str, Any]:
+        """The finding as plain dicts, lists, strings and numbers."""
+        document = {**vars(self), "bbox": list(self.bbox)}
+        if self.birads is None:  # servers of before it know no such name
+            del document["birads"]
+        return document
 
     def mask(self) -> Mask | None:
         """Mask [height, width] of the whole image, or None where only a box is known."""
@@ -133,7 +147,7 @@ class Findings:
             "schema_version": SCHEMA_VERSION,
             "image": image,
             "model": self.model and dict(self.model),
-            "findings": [{**vars(f), "bbox": list(f.bbox)} for f in self.findings],
+            "findings": [finding.to_json() for finding in self.findings],
             "verdict": asdict(self.verdict),
         }
 
@@ -255,6 +269,7 @@ def _read_verdict(value: Any) -> Verdict:
 def _read_finding(value: Any, image: ImageInfo) -> Finding:
     name = value.get("id") if isinstance(value, dict) else None
     here = f"finding {name}" if isinstance(name, str) else "finding"
+    value = {"birads": None, **value} if isinstance(value, dict) else value
     fields = _object(value, here, tuple(Finding.__dataclass_fields__))
     _need(_matches(_ID, fields["id"]), here, "id")
     for field_name, options in (
@@ -262,6 +277,9 @@ def _read_finding(value: Any, image: ImageInfo) -> Finding:
     ):
         _need(fields[field_name] in options, here, field_name)
     _need(isinstance(fields["comment"], str), here, "comment")
+    birads = fields["birads"]
+    known = isinstance(birads, str) and BIRADS.get(birads) == fields["label"]
+    _need(birads is None or known, here, "birads")
     scores = fields["scores"]
     if scores is not None:
         _object(scores, here, CLASSES)

@@ -115,6 +115,16 @@ def measure(
     return area, diameter(mask, spacing_mm)
 
 
+def cut_to(mask: Mask, box: Box) -> Mask:
+    """The part of a mask whose pixels lie in the box, if only by their centres."""
+    x, y, width, height = box
+    cut = mask.copy()
+    left, right = round(x), round(x + width)
+    top, bottom = round(y), round(y + height)
+    cut[:top], cut[bottom:], cut[:, :left], cut[:, right:] = False, False, False, False
+    return cut
+
+
 def diameter(mask: Mask, spacing: tuple[float, float] = (1.0, 1.0)) -> float:
     """Longest Feret diameter of a mask that is not empty, in units of `spacing` (x, y)."""
     rows = np.flatnonzero(mask.any(axis=1))

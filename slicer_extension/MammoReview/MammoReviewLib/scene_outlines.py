@@ -15,6 +15,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray
 
+from .case_words import class_word
 from .findings import Finding, ImageInfo
 from .geometry import pixel_to_ras
 from .i18n import _
@@ -163,5 +164,5 @@ def caption(number: int | None, finding: Finding) -> str:
     elif finding.status == "proposed" and finding.malignancy is not None:
         word = _("malignancy {percent}").format(percent=f"{100 * finding.malignancy:.0f}")
     else:
-        word = _("malignant") if finding.label == "malignant" else _("benign")
+        word = class_word(finding)
     return word if number is None else f"{number} {word}"

@@ -101,7 +101,7 @@ def put_segment(node: Any, number: int, finding: Finding, document: Findings) ->
 
 
 def _tags(finding: Finding, document: Findings) -> dict[str, str]:
-    whole = {**vars(finding), "bbox": list(finding.bbox), "segmentation": None}
+    whole = {**finding.to_json(), "segmentation": None}
     tags = {
         "label": finding.label,
         "finding": _coded(whole),
