@@ -103,64 +103,69 @@ def train(
     `named` is what an image is called where it is told why it is left out.
     Started by `torchrun`, the processes share every batch (UnevenShares), and the first writes.
     """
+    started = time.monotonic()
+
+    def must_stop() -> bool:
+        late = max_minutes is not None and time.monotonic() - started > max_minutes * 60
+        return should_stop() or late
+
     out.mkdir(parents=True, exist_ok=True)
     with joined(pick_device(device), batch_size=preset.training.batch_size) as processes:
-        return _train(
-            processes, records, preset, out, imagenet, init, resume, max_minutes,
-            on_progress if processes.first else lambda progress: None,
-            on_epoch if processes.first else lambda network, progress: None,
-            should_stop, cache, metadata or {}, named,
-        )
+        if not processes.first:  # one speaks for all
+            on_progress, on_epoch = _tell_nobody, _tell_nobody
+        # First: wrong weights are told of now, not after an hour of reading films.
+        network = _start(preset, imagenet, init).to(processes.device)
+        store = CanvasCache(cache or out / "canvases", preset.network.canvas)
+        if processes.first:  # the folder is the run's own: nobody else writes there
+            clear_parts([*out.glob(PARTS), *out.glob(f"*/{PARTS}")])
+        processes.wait()
+
+        def reading(done: int, total: int) -> None:
+            on_progress(Progress(
+                "reading images", 0, len(preset.training.stages), 0, 0, done, total, {}, None))
+
+        good, left_out = _read(records, store, processes, reading, named)
+        if processes.first:
+            lines = "".join(f"{line}\n" for line in left_out)
+            (out / "left_out.txt").write_text(lines, encoding="utf-8")
+        if not good:
+            reason = left_out[0] if left_out else "the data set is empty"
+            raise NothingToTrainOn(f"no image can be trained on: {reason}")
+        identity = _identity(preset, good)
+        state = load_checkpoint(out, identity=identity) if resume else None
+        if state is not None:
+            network.load_state_dict(state["network"])
+        run = _Run(
+            network, good, store, preset, out, processes, identity=identity,
+            on_progress=on_progress, on_epoch=on_epoch, should_stop=must_stop,
+        )  # fmt: skip
+        with contextlib.ExitStack() as closing:
+            if processes.first:
+                from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+                run.board = SummaryWriter(str(out / "tensorboard"))
+                closing.callback(run.board.close)
+            finished = run.go(state)
+        weights = out / "weights.safetensors"
+        if processes.first:
+            save_weights(weights, network, preset=preset, metadata=metadata or {})
+        processes.wait()
+        return Outcome(weights, finished, tuple(left_out))
 
 
-def _train(
-    processes: Processes, records: Sequence[ImageRecord], preset: Preset, out: Path,
-    imagenet: Path | None, init: Path | None, resume: bool, max_minutes: float | None,
-    on_progress: Callable[[Progress], None],
-    on_epoch: Callable[[FTMTLNet, Progress], None], should_stop: Callable[[], bool],
-    cache: Path | None, metadata: dict[str, object], named: Callable[[ImageRecord], str],
-) -> Outcome:
-    started = time.monotonic()
-    # First: wrong weights are told of now, not after an hour of reading films.
-    network = _start(preset, imagenet, init).to(processes.device)
-    store = CanvasCache(cache or out / "canvases", preset.network.canvas)
-    if processes.first:  # the folder is the run's own: nobody else writes there
-        clear_parts([*out.glob(PARTS), *out.glob(f"*/{PARTS}")])
-    processes.wait()
+def _tell_nobody(*_what: object) -> None:
+    pass
 
-    def reading(done: int, total: int) -> None:
-        on_progress(Progress(
-            "reading images", 0, len(preset.training.stages), 0, 0, done, total, {}, None))
 
+def _read(
+    records: Sequence[ImageRecord], store: CanvasCache, processes: Processes,
+    reading: Callable[[int, int], None], named: Callable[[ImageRecord], str],
+) -> tuple[list[ImageRecord], list[str]]:
+    """The records whose canvas can be made, and why each other one is left out."""
     if processes.count > 1:  # each makes its share of the canvases; then all find them made
         readable(processes.share(records), store, reading, named)
         processes.wait()
-    good, left_out = readable(records, store, reading, named)
-    if processes.first:
-        lines = "".join(f"{line}\n" for line in left_out)
-        (out / "left_out.txt").write_text(lines, encoding="utf-8")
-    if not good:
-        reason = left_out[0] if left_out else "the data set is empty"
-        raise NothingToTrainOn(f"no image can be trained on: {reason}")
-    identity = _identity(preset, good)
-    state = load_checkpoint(out, identity=identity) if resume else None
-    if state is not None:
-        network.load_state_dict(state["network"])
-    run = _Run(network, good, store, preset, out, processes, identity, on_progress,
-               on_epoch, lambda: should_stop() or (max_minutes is not None
-                                         and time.monotonic() - started > max_minutes * 60))
-    with contextlib.ExitStack() as closing:
-        if processes.first:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-            run.board = SummaryWriter(str(out / "tensorboard"))
-            closing.callback(run.board.close)
-        finished = run.go(state)
-    weights = out / "weights.safetensors"
-    if processes.first:
-        save_weights(weights, network, preset=preset, metadata=metadata)
-    processes.wait()
-    return Outcome(weights, finished, tuple(left_out))
+    return readable(records, store, reading, named)
 
 
 class _Run:
@@ -169,7 +174,7 @@ class _Run:
     board: SummaryWriter  # of the first process
 
     def __init__(self, network: FTMTLNet, records: Sequence[ImageRecord], store: CanvasCache,
-                 preset: Preset, out: Path, processes: Processes, identity: str,
+                 preset: Preset, out: Path, processes: Processes, *, identity: str,
                  on_progress: Callable[[Progress], None],
                  on_epoch: Callable[[FTMTLNet, Progress], None],
                  should_stop: Callable[[], bool]) -> None:
