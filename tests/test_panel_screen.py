@@ -6,6 +6,7 @@ The tests of this file are one morning in order: each goes on where the one befo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,22 @@ def test_a_larger_font_cuts_no_word(screen: Screen) -> None:
         assert screen.ui.verdictLabel.font().pointSizeF() > larger.pointSizeF()
     finally:
         APPLICATION.setFont(font)
+
+
+def test_every_key_that_acts_is_said(morning: Morning, screen: Screen) -> None:
+    screen.answer = "Close"
+    screen.ui.keysButton.click()
+    said = " ".join(re.findall("<b>(.*?)</b>", screen.questions.pop()))
+    alt = " ".join(f"Alt+{n}" for n in range(2, 7))
+    for short, whole in (
+        ("1 … 9", "1 2 3 4 5 6 7 8 9"), ("Alt+2 … Alt+6", alt),
+        ("↓", "Down"), ("↑", "Up"), ("Escape", "Esc"),
+    ):  # fmt: skip
+        assert short in said
+        said = said.replace(short, whole)
+    names = set(re.split(r"[\s,]+", said))
+    acting = {key.key().toString() for key in screen.window.findChildren(QShortcut)}
+    assert acting <= names, acting - names
 
 
 def test_a_key_that_is_held_decides_once(screen: Screen) -> None:

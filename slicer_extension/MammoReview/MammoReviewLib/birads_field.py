@@ -10,6 +10,7 @@ from .i18n import _
 
 NONE = ""  # no assessment
 KEYS = {"Alt+0": NONE, **{f"Alt+{n}": n for n in BIRADS if len(n) == 1}}
+KEYS_SAID = "Alt+2 … Alt+6, Alt+0"
 
 
 class BiradsField:
@@ -25,7 +26,7 @@ class BiradsField:
         for words in self._words:
             box.addItem(words)
         tip = _("Assessment of the selected finding; from 4 on it is malignant ({keys})")
-        box.setToolTip(tip.format(keys="Alt+2 … Alt+6, Alt+0"))
+        box.setToolTip(tip.format(keys=KEYS_SAID))
         box.currentTextChanged.connect(self._chosen)
         self.show(None)
 

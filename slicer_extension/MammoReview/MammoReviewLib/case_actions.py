@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Protocol
 
 from .birads_field import KEYS as BIRADS_KEYS
+from .birads_field import KEYS_SAID as BIRADS_KEYS_SAID
 from .birads_field import BiradsField
 from .case import Case
 from .case_view import SLIDER_STEPS, CaseView
@@ -37,7 +38,7 @@ class MaskEditor(Protocol):
 
 
 class CaseActions:
-    """Joins buttons, keys and mouse to the case. `handing_in`: how the reader is done with it."""
+    """Joins buttons, `keys` and mouse to the case. `handing_in`: how the reader is done with it."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class CaseActions:
             (ui.undoButton, "Ctrl+Z", _("Takes the last step back"), self.undo),
             (ui.redoButton, "Ctrl+Y", _("Does it again"), self.redo),
             (ui.askButton, "Q", _("A new mask and score for the selected box"), self.ask_model),
-            (ui.hideButton, "H", _("The breast alone"), self.hide),
+            (ui.hideButton, "H", _("The breast alone, or with findings"), self.hide),
             (ui.fitButton, "F", _("The breast fills the view"), scene.fit),
             (ui.windowButton, "W", _("The file's next window"), self.next_window),
             (ui.compareButton, "V", beside, comparison.choose_next),
@@ -79,7 +80,8 @@ class CaseActions:
             (ui.submitNextButton, "Shift+S", go_on, self.handing_in.submit_and_go_on),
         ]
         keys: list[tuple[str, Callable[[], Any]]] = []
-        self._tips = {key: f"{tip} ({key})" for _button, key, tip, _action in buttons}
+        said = [(key, tip) for _button, key, tip, _action in buttons]
+        self._tips = {key: f"{tip} ({key})" for key, tip in said}
         for button, key, _tip, action in buttons:
             button.clicked.connect(lambda *_, action=action: action())
             button.setToolTip(self._tips[key])
@@ -91,7 +93,14 @@ class CaseActions:
         keys += [("Down", lambda: self._step(1)), ("Up", lambda: self._step(-1))]
         keys += [(str(n), lambda n=n: self._select(n)) for n in NUMBERS]
         keys += [(key, lambda b=b: self._assess(b)) for key, b in BIRADS_KEYS.items()]
-        self._keys = Keys(keys, repeating=REPEATING)
+        said += [
+            (BIRADS_KEYS_SAID, _("BI-RADS of the selected finding, or none")),
+            (f"{NUMBERS[0]} … {NUMBERS[-1]}, ↓, ↑", _("Selects a finding")),
+            ("[, ]", _("Shows more proposals, or fewer")),
+            ("M, Shift+M", _("A comment on the finding, on the image; Enter ends it")),
+            ("Escape", _("Gives up a box that is being drawn, else selects nothing")),
+        ]
+        self.keys = Keys(keys, said, repeating=REPEATING)
         for edit in (ui.findingComment, ui.imageComment):
             edit.returnPressed.connect(ui.findingsTable.setFocus)  # the keys act again
         scene.box_dragged.connect(self._dragged)
@@ -107,12 +116,12 @@ class CaseActions:
 
     def listen(self, window: Any) -> None:
         """Keys of `window` act on the case."""
-        self._keys.listen(window)
+        self.keys.listen(window)
         self._show()
 
     def deafen(self) -> None:
         """Keys belong to others again."""
-        self._keys.deafen()
+        self.keys.deafen()
 
     # Corrections
 
@@ -240,7 +249,7 @@ class CaseActions:
             tip = self._tips[key]
             button.setToolTip(f"{tip}: {step}" if step else tip)
         # The Segment Editor has keys of its own.
-        self._keys.leave_only(None if self._editing is None else EDIT)
+        self.keys.leave_only(None if self._editing is None else EDIT)
         ui.hideButton.setText(_("Show the model's") if veiled else _("Hide findings"))
         ui.hideButton.setChecked(not self._scene.visible)
         ui.editorFrame.setVisible(self._editing is not None)

@@ -8,12 +8,20 @@ import qt
 
 
 class Keys:
-    """Keys and what they do. Between `listen` and `deafen` they act wherever the window is."""
+    """Keys and what they do. Between `listen` and `deafen` they act wherever the window is.
+
+    `said`: the same for people, keys that belong together in one line.
+    """
 
     def __init__(
-        self, keys: list[tuple[str, Callable[[], Any]]], *, repeating: tuple[str, ...] = ()
+        self,
+        keys: list[tuple[str, Callable[[], Any]]],
+        said: list[tuple[str, str]],
+        *,
+        repeating: tuple[str, ...] = (),
     ) -> None:
         """Those that are `repeating` act again and again while they are held."""
+        self.said = said
         self._keys, self._repeating = keys, repeating
         self._shortcuts: list[tuple[str, Any]] = []
 

@@ -62,7 +62,7 @@ class Panel:
     """The panel, in the loaded `ui`."""
 
     def __init__(self, ui: Any, around: Surroundings) -> None:
-        self._ui, self._window = ui, around.window
+        self._ui, self._window, self._ask = ui, around.window, around.ask
         self._said = self._opens = ""
         label_files = SlicerLabelFiles()
         self.session = Session(Jobs(QtTimer()), label_files, around.folder)
@@ -91,6 +91,8 @@ class Panel:
             button, area = getattr(ui, f"{name}Button"), getattr(ui, f"{name}Area")
             button.toggled.connect(lambda on, b=button, a=area: self._fold(b, a, on))
         ui.saidLabel.setMinimumHeight(height_of_lines(2))
+        ui.keysButton.setToolTip(_("Every key of this panel"))
+        ui.keysButton.clicked.connect(lambda *_: self._say_keys())
         ui.cancelButton.setToolTip(_("Gives up what the panel waits for"))
         ui.cancelButton.clicked.connect(lambda *_: self.session.cancel())
         self.session.said.connect(self._say)
@@ -129,6 +131,12 @@ class Panel:
         self.actions.take_up()
         self.scene.forget()
         self.session.close_case()
+
+    def _say_keys(self) -> None:
+        lines = [*self.worklist.keys.said, *self.actions.keys.said]
+        cell = "<td style='white-space: nowrap; padding: 1px 12px 1px 0'>{}</td>"
+        rows = (f"<tr>{cell.format(f'<b>{k}</b>')}{cell.format(words)}</tr>" for k, words in lines)
+        self._ask(f"<table>{''.join(rows)}</table>", [_("Close")])
 
     def _show_image(self) -> None:
         case = self.session.case

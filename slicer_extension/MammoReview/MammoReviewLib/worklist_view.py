@@ -55,22 +55,25 @@ class WorklistView:
 
         line = qt.QHBoxLayout()
         self.next_button = self._button(_("Next case"), self.open_next, line)
-        self.next_button.setToolTip(_("Opens what the chosen strategy says is next (Ctrl+N)"))
         self.strategy = qt.QComboBox()
         self.strategy.setToolTip(_("How the server chooses the next case"))
         self.strategy.currentTextChanged.connect(self._set_strategy)
         line.addWidget(self.strategy)
         self.back_button = self._button("◀", lambda: self._step(-1), line)
-        self.back_button.setToolTip(_("The case before this one in the list (Ctrl+PgUp)"))
         self.forth_button = self._button("▶", lambda: self._step(1), line)
-        self.forth_button.setToolTip(_("The case after this one in the list (Ctrl+PgDown)"))
         rows.addLayout(line)
+        buttons = [
+            (self.next_button, "Ctrl+N", _("Opens what the chosen strategy says is next")),
+            (self.back_button, "Ctrl+PgUp", _("The case before this one in the list")),
+            (self.forth_button, "Ctrl+PgDown", _("The case after this one in the list")),
+        ]
+        for button, key, tip in buttons:
+            button.setToolTip(f"{tip} ({key})")
         # A shortcut of a button's own is dead while the list is folded.
-        self.keys = Keys([
-            ("Ctrl+N", lambda: self.next_button.click()),
-            ("Ctrl+PgUp", lambda: self.back_button.click()),
-            ("Ctrl+PgDown", lambda: self.forth_button.click()),
-        ])  # fmt: skip
+        self.keys = Keys(
+            [(key, lambda b=button: b.click()) for button, key, _tip in buttons],
+            [(key, tip) for _button, key, tip in buttons],
+        )
 
         self.reason = qt.QLabel()
         self.reason.setWordWrap(True)
