@@ -5,7 +5,7 @@ from __future__ import annotations
 from MammoReviewLib.scene import Scene
 from MammoReviewLib.scene_companion import Companion
 from MammoReviewLib.scene_handles import Later
-from MammoReviewLib.scene_view import ALONE, BESIDE, SliceView
+from MammoReviewLib.scene_view import ALONE, RIGHT, SliceView
 from slicer_qt.core import SlicerCore
 
 
@@ -14,7 +14,7 @@ def scene_in(core: SlicerCore, later: Later) -> Scene:
         SliceView(core.scene, view.logic, view.interactor, frame, place)
         for view, frame, place in (
             (core.view, core.frame, ALONE),
-            (core.beside, core.frame_beside, BESIDE),
+            (core.beside, core.frame_beside, RIGHT),
         )
     )
     return Scene(core.scene, red, Companion(core.scene, yellow), later)

@@ -54,6 +54,7 @@ def scene(core: SlicerCore) -> Iterator[Scene]:
 def both(core: SlicerCore, scene: Scene, films: tuple[Path, Path], *beside: Finding) -> None:
     """Opens a case and another film, in a window that has been laid out."""
     scene.open(films[0], document())
+    scene.make_room(left=False)
     scene.compare(films[1], OTHER, beside)
     core.lay_out()
     events_pass(scene)
@@ -167,8 +168,10 @@ def test_both_views_are_given_back(
     before, field = nodes(core), core.beside.node.GetFieldOfView()
     scene.open(films[0], document())
     assert layout.GetViewArrangement() == layout.SlicerLayoutOneUpRedSliceView
-    scene.make_room()
-    assert layout.GetViewArrangement() == layout.SlicerLayoutSideBySideView
+    scene.make_room(left=True)
+    assert core.shown == [core.beside, core.view]
+    scene.make_room(left=False)
+    assert core.shown == [core.view, core.beside]
     scene.compare(films[1], OTHER, (finding("F1", 60, 200, 100),))
     assert not composite.GetLinkedControl(), "two films are two places"
     assert not core.frame.shown and not core.frame_beside.shown
@@ -260,12 +263,14 @@ def test_a_key_goes_round_and_the_choice_holds_for_the_next_case(
 ) -> None:
     open_case(screen, "L CC")
     assert screen.ui.compareButton.text() == "Beside: none" and beside(screen) == ("", 0)
-    assert not screen.core.are_side_by_side
+    assert screen.core.shown == [screen.core.view]
     screen.press("V")
     settle(screen)
     assert screen.ui.compareButton.text() == "Beside: L MLO"
     title, count = beside(screen)
-    assert title == "L MLO" and count > 0 and screen.core.are_side_by_side
+    assert title == "L MLO" and count > 0
+    case, other = screen.core.view, screen.core.beside
+    assert screen.core.shown == [case, other], "CC before MLO"
     morning.shot("beside")
     held = requests.get(f"{morning.server.url}/datastore/?output=all", timeout=60).json()
     states = {
@@ -277,12 +282,14 @@ def test_a_key_goes_round_and_the_choice_holds_for_the_next_case(
     screen.ui.thresholdSlider.setValue(1000)
     assert beside(screen) == ("L MLO", 0), "the slider is both films'"
     open_case(screen, "R MLO")
-    assert beside(screen)[0] == "R CC"
+    assert beside(screen)[0] == "R CC" and screen.core.shown == [other, case]
     screen.press("V")
     settle(screen)
     assert beside(screen)[0] == "L MLO", "the other breast"
+    assert screen.core.shown == [case, other], "chest walls meet in the middle"
+    morning.shot("breasts")
     screen.press("V")
-    assert beside(screen)[0] == "" and not screen.core.are_side_by_side
+    assert beside(screen)[0] == "" and screen.core.shown == [screen.core.view]
     screen.press("V")
     settle(screen)
 
@@ -346,6 +353,6 @@ def test_a_film_that_cannot_be_had_leaves_the_case_alone_and_is_told(
             cached.unlink()
         open_case(screen, "R CC")
         assert beside(screen)[0] == "" and screen.said() != ""
-        assert screen.case.image.title == "R CC" and screen.core.are_side_by_side
+        assert screen.case.image.title == "R CC" and len(screen.core.shown) == 2
     finally:
         file.write_bytes(whole)

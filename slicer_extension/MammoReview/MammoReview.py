@@ -103,7 +103,7 @@ class MammoReviewLogic(ScriptedLoadableModuleLogic):
         """The case's room in Slicer's scene: its red slice view, and the yellow one beside it."""
         from MammoReviewLib.scene import Scene
         from MammoReviewLib.scene_companion import Companion
-        from MammoReviewLib.scene_view import ALONE, BESIDE, SliceView
+        from MammoReviewLib.scene_view import ALONE, RIGHT, SliceView
         from MammoReviewLib.slice_frame import SlicerSliceFrame
 
         scene, layout = slicer.mrmlScene, slicer.app.layoutManager()
@@ -118,7 +118,7 @@ class MammoReviewLogic(ScriptedLoadableModuleLogic):
             mouse, frame = widget.sliceView().interactor(), SlicerSliceFrame(widget)
             return SliceView(scene, widget.sliceLogic(), mouse, frame, place)
 
-        companion = Companion(scene, view("Yellow", BESIDE))
+        companion = Companion(scene, view("Yellow", RIGHT))
         return Scene(
             scene, view("Red", ALONE), companion, lambda call: qt.QTimer.singleShot(0, call)
         )

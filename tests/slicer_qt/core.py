@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -174,21 +175,24 @@ class SlicerCore:
         self._size = width, height
 
     @property
-    def are_side_by_side(self) -> bool:
-        """Whether Slicer's layout has both views."""
+    def shown(self) -> list[SliceView]:
+        """The views that the layout has, from left to right; of Slicer's own we know one."""
         layout = self.scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
-        return bool(layout.GetViewArrangement() == layout.SlicerLayoutSideBySideView)
+        if layout.GetViewArrangement() == layout.SlicerLayoutSideBySideView:
+            return [self.view, self.beside]
+        described = layout.GetLayoutDescription(layout.GetViewArrangement())
+        named = re.findall(r'class="vtkMRMLSliceNode" singletontag="(\w+)"', described)
+        return [{"Red": self.view, "Yellow": self.beside}[name] for name in named] or [self.view]
 
     def lay_out(self) -> None:
         """Gives the views the room that the layout leaves them, as Slicer does after the event."""
         width, height = self._size
         for view in (self.view, self.beside):
-            view.resize(width // 2 if self.are_side_by_side else width, height)
+            view.resize(width // len(self.shown), height)
 
     def render(self) -> NDArray[np.uint8]:
         """Pixels of the views that the layout has, beside each other."""
-        views = [self.view, self.beside] if self.are_side_by_side else [self.view]
-        return np.concatenate([view.render() for view in views], axis=1)
+        return np.concatenate([view.render() for view in self.shown], axis=1)
 
     def close(self) -> None:
         for view in (self.view, self.beside):

@@ -48,6 +48,13 @@ class Comparison:
             f for f in self._findings if f.stands and (f.status != "proposed" or f.score >= least)
         )
 
+    @property
+    def comes_first(self) -> bool:
+        """Whether it is hung before the case: R before L, CC before MLO."""
+        worklist = self._session.worklist
+        ids = [row.id for row in worklist.views()]
+        return self.row is not None and ids.index(self.row.id) < ids.index(worklist.current)
+
     def choose(self, choice: str) -> None:
         """One of CHOICES; it holds for the cases to come."""
         self.choice = choice

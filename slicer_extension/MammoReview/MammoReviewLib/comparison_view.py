@@ -43,7 +43,8 @@ class ComparisonView:
             if row is None:
                 self._scene.stop_comparing()
             elif film is None:
-                self._scene.make_room()
+                # As films are hung: R before L, CC before MLO.
+                self._scene.make_room(left=self.comparison.comes_first)
             elif film != self._refused:
                 self._scene.compare(film, row.image, self.comparison.findings)
         except UnreadableImage as error:

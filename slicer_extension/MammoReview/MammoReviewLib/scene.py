@@ -167,7 +167,7 @@ class Scene:
             view.fit(scale)
 
     def compare(self, film: Path, image: ImageInfo, findings: tuple[Finding, ...]) -> None:
-        """Shows another film beside the case. Raises UnreadableImage."""
+        """Shows another film where room was made for it. Raises UnreadableImage."""
         if self.companion.image != image:
             self.companion.show_film(film, image)
             self.companion.set_visible(self._visible)
@@ -175,10 +175,10 @@ class Scene:
             self.fit()
         self.companion.show(findings)
 
-    def make_room(self) -> None:
-        """Another film is on its way to stand beside the case."""
+    def make_room(self, *, left: bool) -> None:
+        """Another film is on its way to stand beside the case, on its left or right."""
         if self._volume is not None:
-            self.companion.make_room()
+            self.companion.make_room(left=left)
 
     def stop_comparing(self) -> None:
         """The case stands alone."""

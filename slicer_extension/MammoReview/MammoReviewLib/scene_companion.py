@@ -14,7 +14,7 @@ from .i18n import _
 from .scene_image import Window, breast_box, load_volume, pixels_of, show_window, windows
 from .scene_nodes import remove_node
 from .scene_outlines import Outlines
-from .scene_view import SliceView
+from .scene_view import LEFT, RIGHT, SliceView
 
 
 class Companion:
@@ -28,14 +28,16 @@ class Companion:
         self._outlines: Outlines | None = None
         self._windows: list[Window] = []
 
-    def make_room(self) -> None:
-        """The view stands beside the case's, black, until a film comes."""
+    def make_room(self, *, left: bool) -> None:
+        """The view stands beside the case's, on its left or right, black until a film comes."""
+        self.view.place = LEFT if left else RIGHT
         self.view.clear()
         self._take_away()
 
     def show_film(self, file: Path, image: ImageInfo) -> None:
         """Shows a mammogram without findings. Raises UnreadableImage."""
-        self.make_room()
+        self.view.clear()
+        self._take_away()
         depth = self.view.place.depth_mm
         self._volume = load_volume(self._scene, file, image, depth)
         breast = breast_box(pixels_of(self._volume))

@@ -42,10 +42,19 @@ class Place:
 
     layout: int
     depth_mm: float
+    description: str = ""  # of a layout that Slicer has not got
 
 
 ALONE = Place(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView, 0.0)
-BESIDE = Place(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView, 1000.0)  # red, then yellow
+RIGHT = Place(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView, 1000.0)  # red, then yellow
+LEFT = Place(
+    5310,  # Slicer's own numbers end below 1000
+    1000.0,
+    '<layout type="horizontal" split="true">'
+    '<item><view class="vtkMRMLSliceNode" singletontag="Yellow"></view></item>'
+    '<item><view class="vtkMRMLSliceNode" singletontag="Red"></view></item>'
+    "</layout>",
+)
 
 
 class SliceView:
@@ -81,6 +90,8 @@ class SliceView:
         self._remember()
         layout = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
         if layout is not None:
+            if self.place.description and not layout.IsLayoutDescription(self.place.layout):
+                layout.AddLayoutDescription(self.place.layout, self.place.description)
             layout.SetViewArrangement(self.place.layout)
         self._show_volume(None)
         self._node.SetOrientationToAxial()
