@@ -95,7 +95,7 @@ class Panel:
         self.answer, self.questions = 1, []
         self.connection = ConnectionView(self.session, self.settings, self.ask)
         self.worklist = WorklistView(self.session, lambda: self.leave, self.settings)
-        self.training = TrainingView(self.session, score_plot.draw)
+        self.training = TrainingView(self.session, score_plot.draw, self.ask)
         for view in (self.connection, self.worklist, self.training):
             view.widget.resize(520, view.widget.sizeHint().height())
             view.widget.show()
@@ -353,6 +353,9 @@ def test_a_training_is_started_watched_stopped_and_judged(panel, server):
     assert panel.session.connection.status == "training"
     panel.shot(view, "training")
     click(view.stop_button)
+    assert "is lost" in panel.questions[-1] and not panel.session.jobs.running, "No: it goes on"
+    panel.answer = 0
+    click(view.stop_button)
     panel.wait(lambda: "DELETE /train/" in server.asked)
 
     gate = {"word": "worse", "images": 20, "masses": 14, "champion": 0.61, "candidate": 0.42}
@@ -381,6 +384,7 @@ def test_a_training_is_started_watched_stopped_and_judged(panel, server):
     assert view.plot.isVisible() and not view.plot.pixmap().isNull()
     panel.shot(view, "trained")
     click(view.take_button)
+    assert panel.questions[-1] == "Version 2 will read for all readers of this server."
     panel.wait(lambda: "POST /versions/ft_mtl_net/2" in server.asked)
     server.model["version"] = "2"
     for row_, in_service in zip(server.model["versions"], (False, True, False), strict=True):
@@ -388,6 +392,10 @@ def test_a_training_is_started_watched_stopped_and_judged(panel, server):
     panel.wait(lambda: not view.take_button.isVisible())
     assert not view.back_button.isEnabled()
     view.versions.setCurrentCell(0, 0)
+    panel.answer = 1
+    click(view.back_button)
+    assert not panel.session.jobs.running
+    panel.answer = 0
     click(view.back_button)
     panel.wait(lambda: "POST /versions/ft_mtl_net/1" in server.asked)
 

@@ -10,6 +10,7 @@ import qt
 
 from . import training_words
 from .i18n import _
+from .ports import Ask
 from .session import Session
 
 WHOLE = 1000  # of the progress bar
@@ -17,12 +18,15 @@ BRING_BACK, SCORE = "POST /versions/{model}/{version}", "POST /scoring/{model}"
 
 
 class TrainingView:
-    """`widget` is to be laid out. `draw(scores, file)` draws their history (`score_plot.draw`)."""
+    """`widget` is to be laid out. `draw(scores, file)` draws their history (`score_plot.draw`).
+
+    What every reader of the server would notice is asked about before it is done.
+    """
 
     def __init__(
-        self, session: Session, draw: Callable[[list[dict[str, Any]], Path], bool]
+        self, session: Session, draw: Callable[[list[dict[str, Any]], Path], bool], ask: Ask
     ) -> None:
-        self._session, self._draw = session, draw
+        self._session, self._draw, self._ask = session, draw, ask
         self._versions: list[dict[str, Any]] = []
         self._scores: list[dict[str, Any]] | None = None
         self._always = self._ran = False
@@ -34,12 +38,13 @@ class TrainingView:
         line = qt.QHBoxLayout()
         self.start_button = self._button(_("Train"), self._start, line)
         self.start_button.setToolTip(_("Lets the model learn from all labels of this server"))
-        self.stop_button = self._button(_("Stop"), session.learning.stop, line)
+        self.stop_button = self._button(_("Stop"), self._stop, line)
         self.stop_button.setToolTip(_("The model in service stays what it is"))
         self.score_button = self._button(_("Score now"), session.learning.score, line)
         self.score_button.setToolTip(_("Scores the model in service on the labels"))
         rows.addLayout(line)
-        self.always = qt.QCheckBox(_("take the result into service whatever its figures"))
+        unjudged = _("take the result into service also where nothing can judge it")
+        self.always = qt.QCheckBox(unjudged)
         self.always.toggled.connect(self._set_always)
         rows.addWidget(self.always)
 
@@ -71,13 +76,28 @@ class TrainingView:
         self._show()
 
     def _start(self) -> None:
-        self._session.learning.start({"publish": "always"} if self._always else {})
+        unjudged = _("All readers of this server get the result, also where nothing can judge it.")
+        if not self._always or self._is_sure(unjudged, _("Train")):
+            self._session.learning.start({"publish": "always"} if self._always else {})
+
+    def _stop(self) -> None:
+        lost = _("What the training has learned and is not in service yet is lost.")
+        if self._is_sure(lost, _("Stop the training")):
+            self._session.learning.stop()
 
     def _take(self) -> None:
-        self._session.learning.take(self._candidate)
+        self._put_into_service(self._candidate)
 
     def _bring_back(self) -> None:
-        self._session.learning.take(self._chosen)
+        self._put_into_service(self._chosen)
+
+    def _put_into_service(self, version: str) -> None:
+        words = _("Version {version} will read for all readers of this server.")
+        if self._is_sure(words.format(version=version), _("Take it into service")):
+            self._session.learning.take(version)
+
+    def _is_sure(self, text: str, yes: str) -> bool:
+        return self._ask(text, [yes, _("No")]) == 0
 
     def _set_always(self, on: bool) -> None:
         self._always = on

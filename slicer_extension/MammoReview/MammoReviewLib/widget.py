@@ -80,7 +80,7 @@ class Panel:
         handing_in = self.actions.handing_in
         self.worklist = WorklistView(self.session, handing_in.may_leave, around.settings)
         handing_in.next_wanted.connect(self.worklist.open_next)
-        self.training = TrainingView(self.session, draw)
+        self.training = TrainingView(self.session, draw, around.ask)
         for area, view in (
             (ui.connectionArea, self.connection),
             (ui.worklistArea, self.worklist),
