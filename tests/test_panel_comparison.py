@@ -175,6 +175,12 @@ def test_both_views_are_given_back(
     scene.compare(films[1], OTHER, (finding("F1", 60, 200, 100),))
     assert not composite.GetLinkedControl(), "two films are two places"
     assert not core.frame.shown and not core.frame_beside.shown
+    titles = core.scene.GetNodesByName("MammoReview title")
+    assert [titles.GetItemAsObject(n).GetNthControlPointLabel(0) for n in range(2)] == [
+        "", "L MLO, to compare",
+    ]  # fmt: skip
+    scene.make_room(left=False)
+    assert core.scene.GetNodesByName("MammoReview title").GetNumberOfItems() == 1, "a film has gone"
     scene.stop_comparing()
     assert layout.GetViewArrangement() == layout.SlicerLayoutOneUpRedSliceView
     assert not core.frame.shown and core.frame_beside.shown

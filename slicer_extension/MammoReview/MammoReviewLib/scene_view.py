@@ -87,6 +87,7 @@ class SliceView:
 
     def clear(self) -> None:
         """Shows nothing, and a mammogram as soon as there is one."""
+        self._stop_observing()
         self._remember()
         layout = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
         if layout is not None:
@@ -104,7 +105,6 @@ class SliceView:
         self, volume: Any, image: ImageInfo, breast: tuple[int, int, int, int], title: str = ""
     ) -> None:
         """Shows a volume alone, right way up."""
-        self._stop_observing()
         self.clear()
         self._image, self._breast = image, breast
         self._show_volume(volume.GetID())
