@@ -215,6 +215,8 @@ def test_films_of_one_examination_are_compared(samples: Path, tmp_path: Path) ->
         worklist.set_current(image_id)
         rows = [worklist.compared(with_breast=with_breast) for with_breast in (False, True)]
         compared[name] = [row and names[row.id] for row in rows]
+        year = [other for other in names.values() if other[:4] == name[:4]]
+        assert sorted(names[row.id] for row in worklist.views()) == sorted(year)
     assert compared == {
         "2024 L_CC": ["2024 L_MLO", "2024 R_CC"],
         "2024 L_MLO": ["2024 L_CC", "2024 R_MLO"],

@@ -1,4 +1,4 @@
-"""The images to read: their state, order, filter, and the patient's other views."""
+"""The images to read: their state, order, filter, and the examination of the open case."""
 
 from __future__ import annotations
 
@@ -135,19 +135,22 @@ class Worklist:
         return next((row for row in order[first:] if row.id in shown), None)
 
     def views(self) -> tuple[Row, ...]:
-        """All views of the open case's patient, R before L, CC before MLO; it is among them."""
+        """The open case's examination, it among them: R before L, CC before MLO.
+
+        Other years' films of the patient are in the list alone.
+        """
         here = self.find(self.current)
         if here is None:
             return ()
         if here.patient_key is None:
             return (here,)
-        same = [row for row in self.rows if row.patient_key == here.patient_key]
+        whose = here.patient_key, here.examination
+        same = [row for row in self.rows if (row.patient_key, row.examination) == whose]
         return tuple(sorted(same, key=_order))
 
     def compared(self, with_breast: bool) -> Row | None:
-        """The film to compare the open case with, of the same examination.
-
-        Its breast's other view, or `with_breast` the same view of the other breast.
+        """The film to compare the open case with: its breast's other view, or, `with_breast`, the
+        same view of the other breast.
         """
         here = self.find(self.current)
         if here is None or here.laterality not in SIDES or here.view not in VIEWS:
@@ -155,8 +158,8 @@ class Worklist:
         wanted = here.laterality, VIEWS[1 - VIEWS.index(here.view)]
         if with_breast:
             wanted = SIDES[1 - SIDES.index(here.laterality)], here.view
-        films = (row for row in self.views() if row.examination == here.examination)
-        return next((row for row in films if (row.laterality, row.view) == wanted), None)
+        films = (row for row in self.views() if (row.laterality, row.view) == wanted)
+        return next(films, None)
 
     def _passes(self, row: Row) -> bool:
         words = (row.id, row.patient_key, row.title, row.annotator)

@@ -1,4 +1,4 @@
-"""The work list: what comes next and why, every image with its state, the patient's views."""
+"""The work list: what comes next and why, every image with its state, the examination's films."""
 
 from __future__ import annotations
 
