@@ -60,6 +60,7 @@ BIRADS: dict[str, Label] = {
     **dict.fromkeys(("4", "4a", "4b", "4c", "5", "6"), "malignant"),
 }
 CLASSES = ("background", "benign", "malignant")
+OPTIONAL = ("birads",)  # names of a finding that a document may leave out
 KEPT: frozenset[Status] = frozenset({"accepted", "edited", "added"})
 
 LARGEST_SIDE = 65535  # DICOM's Rows and Columns are 16 bits wide
@@ -376,8 +377,8 @@ def _finding_to_json(finding: Finding) -> dict[str, Any]:
 def _finding_from_json(value: object, number: int) -> Finding:
     name = value.get("id") if isinstance(value, dict) else None
     here = f"Finding {name!r}" if isinstance(name, str) else f"Finding number {number}"
-    names = tuple(name for name in Finding.__dataclass_fields__ if name != "birads")
-    fields = Fields(value, here, names, optional=("birads",))
+    names = tuple(name for name in Finding.__dataclass_fields__ if name not in OPTIONAL)
+    fields = Fields(value, here, names, optional=OPTIONAL)
     box = fields.numbers("bbox", 4)
     rle: Rle | None = None
     if fields["segmentation"] is not None:

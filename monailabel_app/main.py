@@ -23,6 +23,7 @@ from monailabel.utils.async_tasks.utils import background_executors, processes
 
 from ftmtl import __version__
 from ftmtl.device import pick_device
+from ftmtl.findings import OPTIONAL
 from ftmtl.weights_file import STARTER_WEIGHTS
 from monailabel_app.lib import own_server
 from monailabel_app.lib.background import Background, Busy, Job, Steps
@@ -168,6 +169,7 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         """What `/info/` says: models, training, labels, and what the server is made of."""
         device = {"asked_for": self.device, **self._device}
         info = {**super().info(), "software": self._software, "device": device}
+        info["label_fields"] = list(OPTIONAL)
         info["train_stats"] = {MODEL: self._training_tasks.stats()}
         for model in info["models"].values():
             model["scores"] = self.history.shown()

@@ -127,8 +127,11 @@ def test_an_assessment_says_the_class_and_a_class_takes_it_back(case):
     assert case.find("F1").birads is None
     name = case.add_box((30, 20, 8, 8))
     case.set_birads(name, "5")
-    case.apply_answer(name, case.find(name).bbox, proposal("F9", 30, 0.7, 0.2))
-    assert case.find(name).label == "malignant", "whatever the model thinks"
+    for birads in ("5", None):
+        case.set_birads(name, birads)
+        case.apply_answer(name, case.find(name).bbox, proposal("F9", 30, 0.7, 0.2))
+        assert case.find(name).label == "malignant", "whatever the model thinks"
+    case.set_birads(name, "5")
     reopened = Case(case.document, Path("image.dcm"))
     reopened.apply_answer(name, case.find(name).bbox, proposal("F9", 30, 0.7, 0.2))
     assert reopened.find(name).label == "malignant"

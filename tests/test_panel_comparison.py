@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pydicom
 import pytest
 import requests
+from MammoReviewLib.client import Client
+from MammoReviewLib.failures import Failure
 from MammoReviewLib.findings import Finding, ImageInfo
 from MammoReviewLib.geometry import pixel_to_ras
 from MammoReviewLib.jobs import Job
@@ -127,34 +130,82 @@ def test_no_click_or_brush_on_the_other_film_reaches_the_case(
     assert box == pytest.approx((120, 260, 60, 70), abs=3)
 
 
-def test_both_fill_their_views_at_one_scale_until_a_person_zooms(
+def scale(view: Any) -> float:
+    """Millimetres on a pixel of the screen, as it is drawn."""
+    drawn = abs(view.node.GetXYToRAS().GetElement(0, 0))
+    assert view.node.GetFieldOfView()[0] / view.size[0] == pytest.approx(drawn)
+    return float(drawn)
+
+
+def resize(core: SlicerCore, scene: Scene, width: int, height: int) -> None:
+    """Slicer gives both views another size."""
+    for view in (core.view, core.beside):
+        view.resize(width, height)
+    events_pass(scene)
+
+
+def zoom(view: Any) -> float:
+    """A person looks closer, at half the scale that there was."""
+    width, height, depth = view.node.GetFieldOfView()
+    view.node.SetFieldOfView(width / 2, height / 2, depth)
+    return scale(view)
+
+
+BREAST = 1.04 * 0.07 * np.array([300, 520])  # of `write_dicom`, with its margin, in mm
+
+
+@pytest.mark.parametrize("size", [(350, 900), (200, 900), (350, 300), (400, 700), (900, 1200)])
+def test_both_fill_their_views_at_one_scale_whatever_their_size(
+    core: SlicerCore, scene: Scene, films: tuple[Path, Path], size: tuple[int, int]
+) -> None:
+    both(core, scene, films)
+    resize(core, scene, *size)
+    wanted = max(BREAST / size)
+    assert scale(core.view) == pytest.approx(wanted, rel=0.03)
+    assert scale(core.beside) == scale(core.view), "sizes can be compared"
+
+
+def test_pixels_and_millimetres_are_not_compared(
     core: SlicerCore, scene: Scene, films: tuple[Path, Path]
 ) -> None:
-    def scale(view: Any) -> float:
-        drawn = abs(view.node.GetXYToRAS().GetElement(0, 0))
-        assert view.node.GetFieldOfView()[0] / view.size[0] == pytest.approx(drawn)
-        return float(drawn)
-
     both(core, scene, films)
-    assert scale(core.view) == pytest.approx(scale(core.beside))
-    narrow = scale(core.view)
-    # The breast is 300 of 480 columns: it fills half a window of 700 by its width.
-    assert 350 * narrow / 0.07 == pytest.approx(1.04 * 300, rel=0.03)
-    core.view.resize(200, 900)
-    events_pass(scene)
-    assert scale(core.view) == pytest.approx(350 / 200 * narrow, rel=0.01)
-    assert scale(core.beside) == pytest.approx(scale(core.view)), "sizes can be compared"
-    width, height, depth = core.view.node.GetFieldOfView()
-    core.view.node.SetFieldOfView(width / 2, height / 2, depth)
-    zoomed = scale(core.view)
-    core.view.resize(350, 900)
-    events_pass(scene)
-    assert scale(core.view) == pytest.approx(zoomed), "a view that was zoomed stays so"
-    scene.fit()
-    assert scale(core.view) == pytest.approx(narrow)
     pixels = ImageInfo("1.2.3.6", IMAGE.width, IMAGE.height, None, "L", "MLO")
     scene.compare(films[1], pixels, ())
-    assert scale(core.beside) == pytest.approx(narrow / 0.07), "pixels are no millimetres"
+    assert scale(core.beside) == pytest.approx(scale(core.view) / 0.07)
+
+
+def test_what_a_person_chose_to_see_stays(
+    core: SlicerCore, scene: Scene, films: tuple[Path, Path]
+) -> None:
+    scene.open(films[0], document())
+    core.lay_out()
+    events_pass(scene)
+    closer = zoom(core.view)
+    scene.make_room(left=False)
+    scene.compare(films[1], OTHER, ())
+    assert scale(core.view) == pytest.approx(closer), "when the other film arrives"
+    resize(core, scene, 300, 900)
+    assert scale(core.view) == pytest.approx(closer), "when Slicer resizes the views"
+    assert scale(core.beside) == pytest.approx(max(BREAST / (300, 900)), rel=0.03)
+    zoom(core.beside)
+    scene.fit()
+    assert scale(core.view) == scale(core.beside)
+    assert scale(core.view) == pytest.approx(max(BREAST / (300, 900)), rel=0.03)
+
+
+def test_pointing_at_a_place_in_one_film_moves_no_other(
+    core: SlicerCore, scene: Scene, films: tuple[Path, Path]
+) -> None:
+    both(core, scene, films)
+    before = core.render()
+    node = core.view.node
+    # As Slicer's crosshair does it, with Shift and the mouse in the red view.
+    node.JumpAllSlices(core.scene, -10, -10, 0, node.OffsetJumpSlice, node.GetViewGroup(), node)
+    np.testing.assert_array_equal(core.render(), before)
+    core.beside.logic.SetSliceOffset(0)  # by whatever
+    assert not np.array_equal(core.render(), before)
+    scene.fit()
+    np.testing.assert_array_equal(core.render(), before)
 
 
 def test_both_views_are_given_back(
@@ -163,6 +214,7 @@ def test_both_views_are_given_back(
     layout = core.scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
     layout.SetViewArrangement(layout.SlicerLayoutFourUpView)
     core.beside.node.SetOrientationToCoronal()
+    core.beside.node.SetViewGroup(3)
     composite = core.beside.logic.GetSliceCompositeNode()
     composite.SetLinkedControl(True)
     before, field = nodes(core), core.beside.node.GetFieldOfView()
@@ -189,6 +241,7 @@ def test_both_views_are_given_back(
     assert layout.GetViewArrangement() == layout.SlicerLayoutFourUpView
     assert nodes(core) == before and composite.GetLinkedControl()
     assert core.beside.node.GetOrientation() == "Coronal"
+    assert core.beside.node.GetViewGroup() == 3
     assert core.beside.node.GetFieldOfView() == pytest.approx(field)
 
 
@@ -269,6 +322,10 @@ def beside(screen: Screen) -> tuple[str, int]:
 def test_a_key_goes_round_and_the_choice_holds_for_the_next_case(
     morning: Morning, screen: Screen
 ) -> None:
+    screen.panel.comparison.comparison.choice = "view"
+    screen.press("V")  # where there is nothing to compare yet
+    assert screen.panel.comparison.comparison.choice == "view"
+    screen.panel.comparison.comparison.choice = "alone"
     open_case(screen, "L CC")
     assert screen.ui.compareButton.text() == "Beside: none" and beside(screen) == ("", 0)
     assert screen.core.shown == [screen.core.view]
@@ -315,6 +372,49 @@ def test_what_the_reader_said_of_it_is_what_it_shows(screen: Screen) -> None:
     screen.wait(lambda: screen.case.based_on == 1)
     open_case(screen, "L MLO")
     assert [f.status for f in screen.panel.comparison.comparison.findings] == ["added"], "a label"
+
+
+def test_a_label_that_arrives_while_its_film_is_fetched_is_shown(screen: Screen) -> None:
+    open_case(screen, "R CC")
+    session, comparison = screen.panel.session, screen.panel.comparison.comparison
+    (row,) = (r for r in session.worklist.rows if r.title == "L CC")
+    assert row.state == "labelled"
+    # The list still says that nobody labelled it, and nothing waits here any more.
+    session.worklist.rows = tuple(
+        replace(r, state="read", version=0) if r.id == row.id else r for r in session.worklist.rows
+    )
+    session.look_first = True
+    open_case(screen, "L MLO")
+    screen.press("H")
+    settle(screen)
+    assert beside(screen) == ("L CC", 0)
+    session.refresh()
+    screen.wait(lambda: comparison.findings)
+    assert [f.status for f in comparison.findings] == ["added"]
+    session.look_first = False
+
+
+def test_a_film_is_fetched_again_when_the_server_is_back(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_case(screen, "R CC")
+    session = screen.panel.session
+    for cached in session.images.folder.iterdir():
+        cached.unlink()
+
+    def fails(*_args: Any, **_options: Any) -> None:
+        raise Failure("cut", "The connection was cut.")
+
+    with monkeypatch.context() as away:
+        away.setattr(Client, "download_image", fails)
+        screen.panel.comparison.comparison.choose("breast")
+        settle(screen)
+        assert beside(screen)[0] == "" and screen.said() == "The connection was cut."
+    session.connection.established.emit()
+    settle(screen)
+    assert beside(screen)[0] == "L CC"
+    screen.panel.comparison.comparison.choose("view")
+    open_case(screen, "L CC")
 
 
 def test_before_the_readers_own_look_it_is_a_film_alone(screen: Screen) -> None:

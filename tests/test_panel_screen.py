@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from MammoReviewLib.server_info import ServerInfo
 from panel_morning import SHOTS, Morning, quick_weights
 from panel_screen import APPLICATION, Screen
 from PySide6.QtCore import QPoint
@@ -226,7 +227,18 @@ def test_an_assessment_is_given_by_key_or_from_its_box(screen: Screen) -> None:
     screen.press(str(len(case.shown)))
     screen.press("Alt+0")
     assert screen.table()[-1][1] == "benign", "the class stays"
+    connection = screen.panel.session.connection
+    before = connection.info
+    connection.info = ServerInfo({**before._document, "label_fields": None})
+    screen.press("Escape")
+    screen.press(str(len(case.shown)))
+    screen.press("Alt+5")
+    assert not box.isVisible() and case.find(added).birads is None, "an older server refuses it"
+    connection.info = before
+    screen.press("Escape")
+    screen.press(str(len(case.shown)))
     screen.press("Alt+4")
+    assert box.isVisible() and case.find(added).birads == "4"
 
 
 def test_a_drawn_mask_moves_its_box_and_is_one_step(morning: Morning, screen: Screen) -> None:

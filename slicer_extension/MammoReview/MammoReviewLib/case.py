@@ -173,6 +173,7 @@ class Case:
 
     def set_birads(self, finding_id: str, birads: str | None) -> None:
         """An assessment, which says the class too; None takes it back and leaves the class."""
+        self._class_chosen.add(finding_id)
         finding = self.find(finding_id)
         if finding.birads != birads:
             label = finding.label if birads is None else BIRADS[birads]

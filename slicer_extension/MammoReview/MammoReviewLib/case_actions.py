@@ -262,7 +262,9 @@ class CaseActions:
         ui.submitNextButton.setText(_("Next case") if handed_in else _("Submit, next"))
         ui.submitNextButton.setEnabled(case is not None)
         self._comments.show(case)
-        self._birads.show(case if chosen else None)
+        info = self._session.connection.info
+        ui.biradsBox.setVisible(info is not None and info.takes_birads)
+        self._birads.show(case if chosen and info is not None and info.takes_birads else None)
 
     def _assess(self, birads: str) -> None:
         if self._editing is None:

@@ -8,7 +8,9 @@ reader's own look is over, the film alone.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from . import failures
 from .case import Case
 from .drafts import Drafts
 from .failures import Failure
@@ -23,6 +25,7 @@ from .worklist import Row
 ALONE, OTHER_VIEW, OTHER_BREAST = "alone", "view", "breast"
 CHOICES = (ALONE, OTHER_VIEW, OTHER_BREAST)
 COMPARING = "comparing"
+NOTHING = (None, None)  # no case, no film
 
 
 class Comparison:
@@ -36,8 +39,9 @@ class Comparison:
         self._findings: tuple[Finding, ...] = ()
         self._session, self._label_files = session, label_files
         self._case: Case | None = None
-        self._asked: tuple[Case | None, str | None, bool] = None, None, False
+        self._asked: tuple[Any, ...] = NOTHING
         session.case_changed.connect(self._open)
+        session.connection.established.connect(self._try_again)
         session.worklist.changed.connect(self._film_arrived)
 
     @property
@@ -63,8 +67,10 @@ class Comparison:
 
     def choose_next(self) -> None:
         """The next choice for which there is a film; after the last one, the case alone."""
+        there_are = [c for c in CHOICES if self._row_of(c) is not None]
         after = CHOICES[CHOICES.index(self.choice) + 1 :]
-        self.choose(next((c for c in after if self._row_of(c) is not None), ALONE))
+        if there_are:  # else it holds for a case that has one
+            self.choose(next((c for c in after if c in there_are), ALONE))
 
     # Inside
 
@@ -93,7 +99,10 @@ class Comparison:
         """Fetches what should stand beside the case, unless it does already."""
         row, case = self._row_of(self.choice), self._case
         veiled = case is not None and case.veiled
-        asked = case, None if row is None else row.id, veiled
+        asked: tuple[Any, ...] = NOTHING if case is None else (case, None)
+        if row is not None:  # and what decides what is known of it
+            waiting = self._session.sending.latest(row.id)
+            asked = case, row.id, veiled, row.state, row.version, waiting and waiting.id
         if asked == self._asked:
             return
         same_film = asked[:2] == self._asked[:2]
@@ -140,7 +149,14 @@ class Comparison:
             return self._label_files.read(label, row.image).findings
         return () if fetched.document is None else fetched.document.findings
 
+    def _try_again(self) -> None:
+        if self.row is not None and self.film is None:
+            self._asked = NOTHING
+            self._follow()
+
     def _failed(self, error: Exception) -> None:
         if not isinstance(error, (Failure, InvalidFindings)):
             raise error
         self._session.said.emit(str(error))
+        if isinstance(error, Failure) and error.kind in failures.WAY:
+            self._session.connection.check()

@@ -43,6 +43,7 @@ class ComparisonView:
             if row is None:
                 self._scene.stop_comparing()
             elif film is None:
+                self._refused = None
                 # As films are hung: R before L, CC before MLO.
                 self._scene.make_room(left=self.comparison.comes_first)
             elif film != self._refused:

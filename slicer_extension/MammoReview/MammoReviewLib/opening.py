@@ -77,7 +77,8 @@ def _download(client: Client, row: Row, image_file: Path, stop: Cancellation) ->
         unpack(fresh)
         fresh.replace(image_file)
     except OSError as error:
-        raise failures.of_disk(error) from error
+        if not image_file.exists():  # Windows replaces no file that is open: the other one's
+            raise failures.of_disk(error) from error
     finally:
         disk.remove(fresh)
 

@@ -57,7 +57,7 @@ class Scene:
         view.clicked.connect(self._click)
         for resized in (view.resized, companion.view.resized):
             # Slicer is in the middle of it, and would take its own matrices back.
-            resized.connect(lambda: later(self.fit))
+            resized.connect(lambda: later(self._fit_again))
 
     @property
     def segmentation(self) -> Any:
@@ -155,16 +155,7 @@ class Scene:
 
     def fit(self) -> None:
         """The breast fills the view again; two films are shown at one scale."""
-        if self._document is None:
-            return
-        films = [(self._view, self._document.image)]
-        if self.companion.image is not None:
-            films.append((self.companion.view, self.companion.image))
-        scales = [view.scale_to_fit() for view, _image in films]
-        if len({image.spacing_mm is None for _view, image in films}) == 1:
-            scales = [max(scales)] * len(films)  # millimetres and pixels are not compared
-        for (view, _image), scale in zip(films, scales):
-            view.fit(scale)
+        self._fit(self._films())
 
     def compare(self, film: Path, image: ImageInfo, findings: tuple[Finding, ...]) -> None:
         """Shows another film where room was made for it. Raises UnreadableImage."""
@@ -172,7 +163,7 @@ class Scene:
             self.companion.show_film(film, image)
             self.companion.set_visible(self._visible)
             self.companion.set_window(self.window)
-            self.fit()
+            self._fit_again()
         self.companion.show(findings)
 
     def make_room(self, *, left: bool) -> None:
@@ -222,6 +213,24 @@ class Scene:
         self._segmentation = self._drawing = None
         self.show(self._findings, self._selected)
         return mask
+
+    def _films(self) -> list[tuple[SliceView, ImageInfo]]:
+        """What is on the screen, and in which view."""
+        films = [] if self._document is None else [(self._view, self._document.image)]
+        if films and self.companion.image is not None:
+            films.append((self.companion.view, self.companion.image))
+        return films
+
+    def _fit_again(self) -> None:
+        """Something else than a person changed the views; what a person chose to see stays."""
+        self._fit([film for film in self._films() if not film[0].by_hand])
+
+    def _fit(self, films: list[tuple[SliceView, ImageInfo]]) -> None:
+        scales = [view.scale_to_fit() for view, _image in films]
+        if len({image.spacing_mm is None for _view, image in films}) == 1:
+            scales = [max(scales)] * len(films)  # millimetres and pixels are not compared
+        for (view, _image), scale in zip(films, scales):
+            view.fit(scale)
 
     def _let_go(self) -> None:
         self._document = self._volume = self._segmentation = self._drawing = None

@@ -38,18 +38,22 @@ class Place:
     """Where a view shows its film: which of Slicer's layouts has the view, at which depth it cuts.
 
     Films at other depths share no plane: what is drawn or clicked on one is never on the other.
+    Views of one group follow each other to where a person points (Shift and the mouse).
     """
 
     layout: int
     depth_mm: float
+    group: int
     description: str = ""  # of a layout that Slicer has not got
 
 
-ALONE = Place(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView, 0.0)
-RIGHT = Place(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView, 1000.0)  # red, then yellow
+OURS = 5310  # Slicer's own numbers of layouts and groups end below 1000
+ALONE = Place(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView, 0.0, OURS)
+RIGHT = Place(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView, 1000.0, OURS + 1)
 LEFT = Place(
-    5310,  # Slicer's own numbers end below 1000
+    OURS,
     1000.0,
+    OURS + 1,
     '<layout type="horizontal" split="true">'
     '<item><view class="vtkMRMLSliceNode" singletontag="Yellow"></view></item>'
     '<item><view class="vtkMRMLSliceNode" singletontag="Red"></view></item>'
@@ -60,15 +64,15 @@ LEFT = Place(
 class SliceView:
     """One of Slicer's slice views.
 
-    `clicked(x, y)`: a mouse press, in the image's pixels. `resized()`: the view has another size,
-    and nobody moved or zoomed since `fit`.
+    `clicked(x, y)`: a mouse press, in the image's pixels. `resized()`: the view has another size.
+    `by_hand`: a person moved or zoomed since `fit`.
     """
 
     def __init__(self, scene: Any, logic: Any, interactor: Any, frame: Frame, place: Place) -> None:
         """`logic` is the vtkMRMLSliceLogic, `interactor` the view's vtkRenderWindowInteractor."""
         self.clicked = Signal()
         self.resized = Signal()
-        self.place = place
+        self.place, self.by_hand = place, False
         self._scene, self._logic, self._interactor = scene, logic, interactor
         self._node = logic.GetSliceNode()
         self._frame = frame
@@ -76,7 +80,7 @@ class SliceView:
         self._breast = (0, 0, 1, 1)
         self._before: dict[str, Any] | None = None
         self._overlay: Overlay | None = None
-        self._size = (0, 0)
+        self._size: tuple[int, ...] = ()  # in which `fit` left the view, where it still has it
         self._fitted: tuple[float, ...] = ()  # scale and centre as `fit` left them
         self._observers: list[tuple[Any, int]] = []
 
@@ -98,6 +102,7 @@ class SliceView:
         self._node.SetOrientationToAxial()
         self._node.SetOrientationMarkerType(self._node.OrientationMarkerTypeNone)
         self._node.SetRulerType(self._node.RulerTypeNone)  # ours says what is measured
+        self._node.SetViewGroup(self.place.group)
         self._logic.SetSliceOffset(self.place.depth_mm)
         self._frame.hide()
 
@@ -108,7 +113,6 @@ class SliceView:
         self.clear()
         self._image, self._breast = image, breast
         self._show_volume(volume.GetID())
-        self._logic.SetSliceOffset(self.place.depth_mm)
         self._overlay = Overlay(self._scene, self._node, image, title)
         self.fit(self.scale_to_fit())
         press = vtk.vtkCommand.LeftButtonPressEvent
@@ -127,13 +131,14 @@ class SliceView:
         columns, rows, _slices = self._node.GetDimensions()
         depth = self._node.GetFieldOfView()[2]
         was = self._node.StartModify()
+        self._logic.SetSliceOffset(self.place.depth_mm)
         self._node.SetFieldOfView(scale * columns, scale * rows, depth)
         matrix = self._node.GetSliceToRAS()
         for axis in range(2):
             matrix.SetElement(axis, 3, float(centre[axis]))
         self._node.SetXYZOrigin(0, 0, 0)
         self._node.UpdateMatrices()
-        self._size, self._fitted = (columns, rows), self._where()
+        self._size, self._fitted, self.by_hand = (columns, rows), self._where(), False
         self._node.EndModify(was)
         if self._overlay is not None:
             self._overlay.lay()
@@ -161,6 +166,7 @@ class SliceView:
         composite.SetLinkedControl(before["linked"])
         node.SetOrientationMarkerType(before["marker"])
         node.SetRulerType(before["ruler"])
+        node.SetViewGroup(before["group"])
         node.GetSliceToRAS().DeepCopy(before["matrix"])
         node.SetFieldOfView(*before["field"])
         node.SetXYZOrigin(*before["origin"])
@@ -192,6 +198,7 @@ class SliceView:
             "linked": composite.GetLinkedControl(),
             "marker": node.GetOrientationMarkerType(),
             "ruler": node.GetRulerType(),
+            "group": node.GetViewGroup(),
             "matrix": matrix,
             "field": tuple(node.GetFieldOfView()),
             "origin": tuple(node.GetXYZOrigin()),
@@ -216,12 +223,13 @@ class SliceView:
         return (self._node.GetFieldOfView()[0] / columns, *centre, *self._node.GetXYZOrigin())
 
     def _moved(self) -> None:
-        size = tuple(self._node.GetDimensions()[:2])
-        if size != self._size:
-            self._size = size
+        if self._size and self._size != tuple(self._node.GetDimensions()[:2]):
+            self._size = ()  # Slicer changes the scale with it: nobody's doing until the next fit
+            self.resized.emit()
+        elif self._size:
             pairs = zip(self._where(), self._fitted)
-            if all(abs(now - then) <= SAME * max(abs(then), 1.0) for now, then in pairs):
-                self.resized.emit()
+            same = all(abs(now - then) <= SAME * max(abs(then), 1.0) for now, then in pairs)
+            self.by_hand = self.by_hand or not same
         if self._overlay is not None:
             self._overlay.lay()
 

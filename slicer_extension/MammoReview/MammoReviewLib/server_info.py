@@ -67,6 +67,11 @@ class ServerInfo:
         return str(self._metadata.get("malignant_means") or "")
 
     @property
+    def takes_birads(self) -> bool:
+        """A label's findings may have a BI-RADS; servers of before it refuse such labels."""
+        return "birads" in _list(self._document.get("label_fields"))
+
+    @property
     def strategies(self) -> dict[str, str]:
         """The ways to choose the next image, with a description each."""
         rows = _dict(self._document.get("strategies"))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from . import disk
+
 RLE_LOSSLESS = "1.2.840.10008.1.2.5"
 PREFIX_AT = 128
 
@@ -30,5 +32,8 @@ def unpack(file: Path) -> None:
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return
     part = file.with_name(f".{file.name}.part")
-    film.save_as(part)
-    part.replace(file)
+    try:
+        film.save_as(part)
+        part.replace(file)
+    finally:
+        disk.remove(part)
