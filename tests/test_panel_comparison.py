@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 import requests
+from MammoReviewLib import comparison
 from MammoReviewLib.client import Client
 from MammoReviewLib.failures import Failure
 from MammoReviewLib.findings import Finding, ImageInfo
@@ -193,6 +195,32 @@ def test_what_a_person_chose_to_see_stays(
     assert scale(core.view) == pytest.approx(max(BREAST / (300, 900)), rel=0.03)
 
 
+def test_nothing_moves_under_a_brush_or_a_held_box(
+    core: SlicerCore, scene: Scene, films: tuple[Path, Path]
+) -> None:
+    wider = ImageInfo("1.2.3.7", IMAGE.width, IMAGE.height, (0.14, 0.14), "L", "MLO")
+    scene.open(films[0], document())
+    core.lay_out()
+    events_pass(scene)
+    scene.show((finding("F1", 100, 250, 100),), "F1")
+    before = scale(core.view)
+    scene.begin_mask("F1")
+    scene.make_room(left=False)
+    scene.compare(films[1], wider, ())
+    events_pass(scene)
+    assert scale(core.view) == before < scale(core.beside)
+    scene.end_mask()
+    events_pass(scene)
+    assert scale(core.view) == scale(core.beside) > before
+    scene.make_room(left=False)
+    core.view.interactor.InvokeEvent("LeftButtonPressEvent")
+    scene.compare(films[1], OTHER, ())
+    held = scale(core.view)
+    core.view.interactor.InvokeEvent("LeftButtonReleaseEvent")
+    events_pass(scene)
+    assert scale(core.view) == scale(core.beside) < held
+
+
 def test_pointing_at_a_place_in_one_film_moves_no_other(
     core: SlicerCore, scene: Scene, films: tuple[Path, Path]
 ) -> None:
@@ -218,6 +246,7 @@ def test_both_views_are_given_back(
     composite = core.beside.logic.GetSliceCompositeNode()
     composite.SetLinkedControl(True)
     before, field = nodes(core), core.beside.node.GetFieldOfView()
+    theirs = state(core)
     scene.open(films[0], document())
     assert layout.GetViewArrangement() == layout.SlicerLayoutOneUpRedSliceView
     scene.make_room(left=True)
@@ -233,16 +262,35 @@ def test_both_views_are_given_back(
     ]  # fmt: skip
     scene.make_room(left=False)
     assert core.scene.GetNodesByName("MammoReview title").GetNumberOfItems() == 1, "a film has gone"
+    layout.AddMaximizedViewNode(core.beside.node)  # a double click
     scene.stop_comparing()
+    assert layout.GetNumberOfMaximizedViewNodes() == 0, "or the case were not on the screen"
     assert layout.GetViewArrangement() == layout.SlicerLayoutOneUpRedSliceView
     assert not core.frame.shown and core.frame_beside.shown
+    scene.make_room(left=True)
     scene.compare(films[1], OTHER, ())
+    ours = state(core)
+    scene.lend(True)  # while the scene is saved
+    assert state(core) == theirs
+    scene.lend(False)
+    assert state(core) == ours != theirs
     scene.close()
-    assert layout.GetViewArrangement() == layout.SlicerLayoutFourUpView
+    assert state(core) == theirs
     assert nodes(core) == before and composite.GetLinkedControl()
     assert core.beside.node.GetOrientation() == "Coronal"
-    assert core.beside.node.GetViewGroup() == 3
     assert core.beside.node.GetFieldOfView() == pytest.approx(field)
+    scene.open(films[0], document())
+    scene.make_room(left=True)
+    scene.forget()  # Slicer closes its scene, and keeps its views
+    assert state(core) == theirs and core.beside.node.GetOrientation() == "Coronal"
+    assert core.frame.shown and core.frame_beside.shown
+
+
+def state(core: SlicerCore) -> tuple[int, int, int]:
+    """Layout and view groups."""
+    layout = core.scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    groups = core.view.node.GetViewGroup(), core.beside.node.GetViewGroup()
+    return layout.GetViewArrangement(), *groups
 
 
 # --- the list --------------------------------------------------------------------------------
@@ -314,9 +362,9 @@ def settle(screen: Screen) -> None:
 
 def beside(screen: Screen) -> tuple[str, int]:
     """Which film stands beside the case, and how many findings are drawn on it."""
-    scene, comparison = screen.panel.scene, screen.panel.comparison.comparison
-    shown = scene.companion.image
-    return "" if shown is None else shown.title, len(comparison.findings)
+    shown = screen.panel.scene.companion.image
+    count = len(screen.panel.comparison.comparison.findings)
+    return "" if shown is None else shown.title, count
 
 
 def test_a_key_goes_round_and_the_choice_holds_for_the_next_case(
@@ -327,6 +375,10 @@ def test_a_key_goes_round_and_the_choice_holds_for_the_next_case(
     assert screen.panel.comparison.comparison.choice == "view"
     screen.panel.comparison.comparison.choice = "alone"
     open_case(screen, "L CC")
+    screen.press("V")
+    assert screen.ui.compareButton.text() == "Beside: L MLO"
+    for _number in range(2):
+        screen.press("V")
     assert screen.ui.compareButton.text() == "Beside: none" and beside(screen) == ("", 0)
     assert screen.core.shown == [screen.core.view]
     screen.press("V")
@@ -376,7 +428,7 @@ def test_what_the_reader_said_of_it_is_what_it_shows(screen: Screen) -> None:
 
 def test_a_label_that_arrives_while_its_film_is_fetched_is_shown(screen: Screen) -> None:
     open_case(screen, "R CC")
-    session, comparison = screen.panel.session, screen.panel.comparison.comparison
+    session, beside_it = screen.panel.session, screen.panel.comparison.comparison
     (row,) = (r for r in session.worklist.rows if r.title == "L CC")
     assert row.state == "labelled"
     # The list still says that nobody labelled it, and nothing waits here any more.
@@ -389,8 +441,8 @@ def test_a_label_that_arrives_while_its_film_is_fetched_is_shown(screen: Screen)
     settle(screen)
     assert beside(screen) == ("L CC", 0)
     session.refresh()
-    screen.wait(lambda: comparison.findings)
-    assert [f.status for f in comparison.findings] == ["added"]
+    screen.wait(lambda: beside_it.findings)
+    assert [f.status for f in beside_it.findings] == ["added"]
     session.look_first = False
 
 
@@ -405,14 +457,17 @@ def test_a_film_is_fetched_again_when_the_server_is_back(
     def fails(*_args: Any, **_options: Any) -> None:
         raise Failure("cut", "The connection was cut.")
 
+    said: list[str] = []
+    session.said.connect(said.append)
+    monkeypatch.setattr(comparison, "AGAIN_SECONDS", 0.1)
     with monkeypatch.context() as away:
         away.setattr(Client, "download_image", fails)
         screen.panel.comparison.comparison.choose("breast")
-        settle(screen)
-        assert beside(screen)[0] == "" and screen.said() == "The connection was cut."
-    session.connection.established.emit()
-    settle(screen)
-    assert beside(screen)[0] == "L CC"
+        end = time.monotonic() + 1
+        screen.wait(lambda: time.monotonic() > end)
+        assert beside(screen)[0] == "" and said == ["The connection was cut."], "once"
+    screen.wait(lambda: beside(screen)[0] == "L CC")
+    session.said.disconnect(said.append)
     screen.panel.comparison.comparison.choose("view")
     open_case(screen, "L CC")
 

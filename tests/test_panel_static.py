@@ -20,7 +20,7 @@ LIBRARY = MODULE / "MammoReviewLib"
 SCRIPTS = sorted(EXTENSION.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text("utf-8"), str(path)) for path in SCRIPTS}
 KNOW_QT = {"widget", "case_view", "connection_view", "worklist_view", "training_view",
-           "case_actions", "keys", "look", "segment_editor"}
+           "case_actions", "birads_field", "keys", "look", "segment_editor"}
 KNOW_SLICER = {"slice_frame"}
 # Names that neither the slicer-core wheel nor PySide6 has; a full Slicer does.
 ONLY_A_FULL_SLICER = {

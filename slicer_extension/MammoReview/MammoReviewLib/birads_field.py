@@ -1,8 +1,13 @@
-"""The BI-RADS assessment of the selected finding: a box to choose from, and keys."""
+"""The BI-RADS assessment of the selected finding: a button with a menu, and keys.
+
+No combo box: the wheel that scrolls the panel would change an assessment, and with it a class.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Callable
+
+import qt
 
 from .case import Case
 from .findings import BIRADS
@@ -16,18 +21,16 @@ KEYS_SAID = "Alt+2 … Alt+6, Alt+0"
 class BiradsField:
     """Shows and changes it. `before()` comes first: what is being typed is a step of its own."""
 
-    def __init__(self, box: Any, before: Callable[[], None]) -> None:
-        self._box, self._before = box, before
+    def __init__(self, button: Any, before: Callable[[], None]) -> None:
+        self._button, self._before = button, before
         self._case: Case | None = None
-        self._quiet = False
-        self._words = {_("BI-RADS –"): NONE}
-        for birads in BIRADS:
-            self._words[_("BI-RADS {category}").format(category=birads.upper())] = birads
-        for words in self._words:
-            box.addItem(words)
+        self._menu = qt.QMenu(button)
+        for birads in (NONE, *BIRADS):
+            action = self._menu.addAction(_words(birads))
+            action.triggered.connect(lambda *_, birads=birads: self.choose(birads))
+        button.setMenu(self._menu)
         tip = _("Assessment of the selected finding; from 4 on it is malignant ({keys})")
-        box.setToolTip(tip.format(keys=KEYS_SAID))
-        box.currentTextChanged.connect(self._chosen)
+        button.setToolTip(tip.format(keys=KEYS_SAID))
         self.show(None)
 
     def show(self, case: Case | None) -> None:
@@ -35,10 +38,8 @@ class BiradsField:
         self._case = case
         selected = None if case is None else case.selected
         birads = None if case is None or selected is None else case.find(selected).birads
-        self._quiet = True
-        self._box.setCurrentIndex([NONE, *BIRADS].index(birads or NONE))
-        self._quiet = False
-        self._box.setEnabled(selected is not None)
+        self._button.setText(_words(birads or NONE))
+        self._button.setEnabled(selected is not None)
 
     def choose(self, birads: str) -> None:
         """Gives the selected finding that assessment; NONE takes it back."""
@@ -47,6 +48,6 @@ class BiradsField:
             self._before()
             case.set_birads(case.selected, birads or None)
 
-    def _chosen(self, words: str) -> None:
-        if not self._quiet:
-            self.choose(self._words.get(words, NONE))
+
+def _words(birads: str) -> str:
+    return _("BI-RADS {category}").format(category=birads.upper() or "–")

@@ -56,7 +56,7 @@ class CaseActions:
         self._case: Case | None = None
         self._editing: str | None = None
         self._comments = CommentFields(ui.findingComment, ui.imageComment)
-        self._birads = BiradsField(ui.biradsBox, self._comments.keep)
+        self._birads = BiradsField(ui.biradsButton, self._comments.keep)
         accept = _("It is a mass, as drawn")
         mask = _("Opens Slicer's Segment Editor on the selected finding; again: takes its mask")
         add = _("Two clicks in the image; the model answers with a mask and a score")
@@ -263,7 +263,7 @@ class CaseActions:
         ui.submitNextButton.setEnabled(case is not None)
         self._comments.show(case)
         info = self._session.connection.info
-        ui.biradsBox.setVisible(info is not None and info.takes_birads)
+        ui.biradsButton.setVisible(info is not None and info.takes_birads)
         self._birads.show(case if chosen and info is not None and info.takes_birads else None)
 
     def _assess(self, birads: str) -> None:

@@ -8,7 +8,7 @@ reader's own look is over, the film alone.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from . import failures
 from .case import Case
@@ -26,6 +26,7 @@ ALONE, OTHER_VIEW, OTHER_BREAST = "alone", "view", "breast"
 CHOICES = (ALONE, OTHER_VIEW, OTHER_BREAST)
 COMPARING = "comparing"
 NOTHING = (None, None)  # no case, no film
+AGAIN_SECONDS = 10.0  # after a failure that passes
 
 
 class Comparison:
@@ -40,6 +41,8 @@ class Comparison:
         self._session, self._label_files = session, label_files
         self._case: Case | None = None
         self._asked: tuple[Any, ...] = NOTHING
+        self._told = ""  # why the film has not come
+        self._call_off: Callable[[], Any] = lambda: None
         session.case_changed.connect(self._open)
         session.connection.established.connect(self._try_again)
         session.worklist.changed.connect(self._film_arrived)
@@ -68,7 +71,7 @@ class Comparison:
     def choose_next(self) -> None:
         """The next choice for which there is a film; after the last one, the case alone."""
         there_are = [c for c in CHOICES if self._row_of(c) is not None]
-        after = CHOICES[CHOICES.index(self.choice) + 1 :]
+        after = CHOICES[CHOICES.index(self.choice) + 1 :] if self.row is not None else CHOICES
         if there_are:  # else it holds for a case that has one
             self.choose(next((c for c in after if c in there_are), ALONE))
 
@@ -130,14 +133,20 @@ class Comparison:
         def done(fetched: Fetched) -> None:
             if asked != self._asked:
                 return
-            self.film = fetched.image_file
+            self.film, self._told = fetched.image_file, ""
             try:
                 self._findings = () if veiled else self._said_of(row, fetched, drafts)
             except InvalidFindings as error:
                 self._failed(error)
             self.changed.emit()
 
-        session.jobs.start(work, done, self._failed, key=COMPARING)
+        def failed(error: Exception) -> None:
+            self._failed(error)
+            if asked == self._asked and getattr(error, "kind", None) in failures.PASSING:
+                self._call_off = session.jobs.later(AGAIN_SECONDS, self._try_again)
+
+        self._call_off()
+        session.jobs.start(work, done, failed, key=COMPARING)
 
     def _said_of(self, row: Row, fetched: Fetched, drafts: Drafts) -> tuple[Finding, ...]:
         draft, waiting = drafts.find(row.id), self._session.sending.latest(row.id)
@@ -157,6 +166,8 @@ class Comparison:
     def _failed(self, error: Exception) -> None:
         if not isinstance(error, (Failure, InvalidFindings)):
             raise error
-        self._session.said.emit(str(error))
+        if str(error) != self._told:  # once, though it is tried again
+            self._told = str(error)
+            self._session.said.emit(self._told)
         if isinstance(error, Failure) and error.kind in failures.WAY:
             self._session.connection.check()

@@ -53,11 +53,13 @@ class Scene:
         self._selected: str | None = None
         self._drawing: str | None = None  # the finding whose mask is being edited
         self._visible = True
+        self._fit_is_due = False
         self.window = 0  # the one of `windows` that it is shown in
         view.clicked.connect(self._click)
         for resized in (view.resized, companion.view.resized):
             # Slicer is in the middle of it, and would take its own matrices back.
             resized.connect(lambda: later(self._fit_again))
+        view.released.connect(self._work_ended)
 
     @property
     def segmentation(self) -> Any:
@@ -105,6 +107,12 @@ class Scene:
         self._view.forget()
         self._let_go()
 
+    def lend(self, lent: bool) -> None:
+        """The scene is about to be saved, or was: our layout and groups are not for its file."""
+        views = [self.companion.view, self._view]  # whose came last goes first
+        for view in views if lent else reversed(views):
+            view.lend(lent)
+
     def show(self, findings: tuple[Finding, ...], selected: str | None) -> None:
         """Draws these findings, numbered in their order; only what changed is drawn anew."""
         if self._outlines is None or self._handles is None:
@@ -141,6 +149,7 @@ class Scene:
         """No new box after all."""
         if self._handles is not None:
             self._handles.stop_placing()
+            self._work_ended()
 
     def set_window(self, number: int) -> None:
         """Shows the image in that of `windows`."""
@@ -211,6 +220,7 @@ class Scene:
         mask = mask_of(self._segmentation, self._drawing, self._document.image)
         remove_node(self._scene, self._segmentation)
         self._segmentation = self._drawing = None
+        self._work_ended()
         self.show(self._findings, self._selected)
         return mask
 
@@ -222,8 +232,17 @@ class Scene:
         return films
 
     def _fit_again(self) -> None:
-        """Something else than a person changed the views; what a person chose to see stays."""
-        self._fit([film for film in self._films() if not film[0].by_hand])
+        """Something else than a person changed the views.
+
+        What a person chose to see stays, and nothing moves under a brush or a box in hand.
+        """
+        self._fit_is_due = self._view.held or self.placing or self._drawing is not None
+        resting = [film for film in self._films() if not film[0].by_hand]
+        self._fit([f for f in resting if f[0] is not self._view or not self._fit_is_due])
+
+    def _work_ended(self) -> None:
+        if self._fit_is_due:
+            self._later(self._fit_again)
 
     def _fit(self, films: list[tuple[SliceView, ImageInfo]]) -> None:
         scales = [view.scale_to_fit() for view, _image in films]

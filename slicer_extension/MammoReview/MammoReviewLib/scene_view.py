@@ -54,7 +54,7 @@ LEFT = Place(
     OURS,
     1000.0,
     OURS + 1,
-    '<layout type="horizontal" split="true">'
+    '<layout type="horizontal">'
     '<item><view class="vtkMRMLSliceNode" singletontag="Yellow"></view></item>'
     '<item><view class="vtkMRMLSliceNode" singletontag="Red"></view></item>'
     "</layout>",
@@ -64,15 +64,17 @@ LEFT = Place(
 class SliceView:
     """One of Slicer's slice views.
 
-    `clicked(x, y)`: a mouse press, in the image's pixels. `resized()`: the view has another size.
-    `by_hand`: a person moved or zoomed since `fit`.
+    `clicked(x, y)`: a mouse press, in the image's pixels. `released()`: the button is up again.
+    `resized()`: the view has another size. `by_hand`: a person moved or zoomed since `fit`.
+    `held`: the mouse button is down.
     """
 
     def __init__(self, scene: Any, logic: Any, interactor: Any, frame: Frame, place: Place) -> None:
         """`logic` is the vtkMRMLSliceLogic, `interactor` the view's vtkRenderWindowInteractor."""
         self.clicked = Signal()
+        self.released = Signal()
         self.resized = Signal()
-        self.place, self.by_hand = place, False
+        self.place, self.by_hand, self.held = place, False, False
         self._scene, self._logic, self._interactor = scene, logic, interactor
         self._node = logic.GetSliceNode()
         self._frame = frame
@@ -93,10 +95,11 @@ class SliceView:
         """Shows nothing, and a mammogram as soon as there is one."""
         self._stop_observing()
         self._remember()
-        layout = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        layout = self._layout()
         if layout is not None:
             if self.place.description and not layout.IsLayoutDescription(self.place.layout):
                 layout.AddLayoutDescription(self.place.layout, self.place.description)
+            layout.RemoveAllMaximizedViewNodes()  # by a double click: Slicer would show that alone
             layout.SetViewArrangement(self.place.layout)
         self._show_volume(None)
         self._node.SetOrientationToAxial()
@@ -117,6 +120,8 @@ class SliceView:
         self.fit(self.scale_to_fit())
         press = vtk.vtkCommand.LeftButtonPressEvent
         self._observe(self._interactor, press, self._pressed)
+        release = vtk.vtkCommand.LeftButtonReleaseEvent
+        self._observe(self._interactor, release, lambda *_args: self._let_go())
         self._observe(self._node, vtk.vtkCommand.ModifiedEvent, lambda *_args: self._moved())
 
     def scale_to_fit(self) -> float:
@@ -154,16 +159,49 @@ class SliceView:
         """The view as it was before anything was shown."""
         if self._before is None:
             return
-        before, node = self._before, self._node
+        before, composite = self._before, self._logic.GetSliceCompositeNode()
         self._stop_observing()
-        layout = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
-        if layout is not None:
-            layout.SetViewArrangement(before["layout"])
-        composite = self._logic.GetSliceCompositeNode()
         composite.SetBackgroundVolumeID(before["background"])
         composite.SetForegroundVolumeID(before["foreground"])
         composite.SetLabelVolumeID(before["label"])
-        composite.SetLinkedControl(before["linked"])
+        self._give_back(before)
+
+    def forget(self) -> None:
+        """The scene is being closed: volumes go, and views stay, which are given back."""
+        self._overlay = None
+        self._stop_observing()
+        if self._before is not None:
+            self._give_back(self._before)
+
+    def lend(self, lent: bool) -> None:
+        """While the scene is saved, layout and group in it are those of before; nothing is drawn.
+
+        A layout of ours is no other program's, and a scene file knows two groups.
+        """
+        if self._before is None:
+            return
+        layout, before = self._layout(), self._before
+        wanted = [(self._node, "SetViewGroup", before["group"] if lent else self.place.group)]
+        if layout is not None:
+            number = before["layout"] if lent else self.place.layout
+            wanted.append((layout, "SetViewArrangement", number))
+        for node, change, value in wanted:
+            quiet = node.GetDisableModifiedEvent()
+            node.SetDisableModifiedEvent(True)
+            getattr(node, change)(value)
+            node.SetDisableModifiedEvent(quiet)
+
+    # Inside
+
+    def _layout(self) -> Any:
+        return self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+
+    def _give_back(self, before: dict[str, Any]) -> None:
+        layout, node = self._layout(), self._node
+        if layout is not None:
+            layout.RemoveAllMaximizedViewNodes()
+            layout.SetViewArrangement(before["layout"])
+        self._logic.GetSliceCompositeNode().SetLinkedControl(before["linked"])
         node.SetOrientationMarkerType(before["marker"])
         node.SetRulerType(before["ruler"])
         node.SetViewGroup(before["group"])
@@ -174,20 +212,10 @@ class SliceView:
         self._frame.give_back()
         self._before = self._image = None
 
-    def forget(self) -> None:
-        """The scene is being closed: there is nothing to give back."""
-        self._overlay = None
-        self._stop_observing()
-        self._frame.give_back()
-        self._before = self._image = None
-
-    # Inside
-
     def _remember(self) -> None:
         if self._before is not None:
             return
-        composite, node = self._logic.GetSliceCompositeNode(), self._node
-        layout = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        composite, node, layout = self._logic.GetSliceCompositeNode(), self._node, self._layout()
         matrix = vtk.vtkMatrix4x4()
         matrix.DeepCopy(node.GetSliceToRAS())
         self._before = {
@@ -240,6 +268,7 @@ class SliceView:
         for thing, number in self._observers:
             thing.RemoveObserver(number)
         self._observers.clear()
+        self.held = False
         if self._overlay is not None:
             self._overlay.close()
             self._overlay = None
@@ -247,10 +276,15 @@ class SliceView:
     def _pressed(self, interactor: Any, _event: str) -> None:
         if self._image is None:
             return
+        self.held = True
         x, y = interactor.GetEventPosition()
         ras = self._node.GetXYToRAS().MultiplyPoint((float(x), float(y), 0.0, 1.0))
         spacing = self._image.spacing_mm or (1.0, 1.0)
         self.clicked.emit(0.5 - ras[0] / spacing[0], 0.5 - ras[1] / spacing[1])
+
+    def _let_go(self) -> None:
+        self.held = False
+        self.released.emit()
 
     def _to_screen(self, ras: Any) -> tuple[float, float]:
         inverse = vtk.vtkMatrix4x4()
