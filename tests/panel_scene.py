@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 from MammoReviewLib.scene import Scene
 from MammoReviewLib.scene_companion import Companion
 from MammoReviewLib.scene_handles import Later
@@ -18,3 +22,21 @@ def scene_in(core: SlicerCore, later: Later) -> Scene:
         )
     )
     return Scene(core.scene, red, Companion(core.scene, yellow), later)
+
+
+@contextlib.contextmanager
+def scene_on(core: SlicerCore) -> Iterator[Scene]:
+    """A scene whose events end when the test says so: `events_pass`."""
+    later: list[Any] = []
+    scene = scene_in(core, later.append)
+    scene.later = later  # type: ignore[attr-defined]
+    yield scene
+    scene.close()
+
+
+def events_pass(scene: Scene) -> None:
+    """What waits for the end of an event happens."""
+    calls = scene.later[:]  # type: ignore[attr-defined]
+    scene.later.clear()  # type: ignore[attr-defined]
+    for call in calls:
+        call()

@@ -23,7 +23,7 @@ from MammoReviewLib.opening import fetch
 from MammoReviewLib.scene import Scene
 from MammoReviewLib.worklist import Worklist
 from panel_morning import Morning, quick_morning
-from panel_scene import scene_in
+from panel_scene import events_pass, scene_on
 from panel_screen import Screen
 from slicer_qt.core import SlicerCore
 from test_panel_scene import IMAGE, document, finding, nodes, write_dicom
@@ -48,11 +48,8 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def scene(core: SlicerCore) -> Iterator[Scene]:
-    later: list[Any] = []
-    scene = scene_in(core, later.append)
-    scene.later = later  # type: ignore[attr-defined]
-    yield scene
-    scene.close()
+    with scene_on(core) as scene:
+        yield scene
     core.lay_out()
 
 
@@ -63,14 +60,6 @@ def both(core: SlicerCore, scene: Scene, films: tuple[Path, Path], *beside: Find
     scene.compare(films[1], OTHER, beside)
     core.lay_out()
     events_pass(scene)
-
-
-def events_pass(scene: Scene) -> None:
-    """What waits for the end of an event happens."""
-    calls = scene.later[:]  # type: ignore[attr-defined]
-    scene.later.clear()  # type: ignore[attr-defined]
-    for call in calls:
-        call()
 
 
 def coloured(pixels: Any) -> int:

@@ -20,7 +20,7 @@ from MammoReviewLib.scene_image import UnreadableImage, pixels_of
 from MammoReviewLib.scene_label_files import SlicerLabelFiles
 from MammoReviewLib.scene_segments import mask_of
 from MammoReviewLib.unpacking import unpack
-from panel_scene import scene_in
+from panel_scene import events_pass, scene_on
 from slicer_qt.core import SlicerCore
 
 from ftmtl.findings import Findings as ServerFindings
@@ -39,11 +39,8 @@ def core() -> Iterator[SlicerCore]:
 
 @pytest.fixture
 def scene(core: SlicerCore) -> Iterator[Scene]:
-    later: list[Any] = []
-    scene = scene_in(core, later.append)
-    scene.later = later  # type: ignore[attr-defined]
-    yield scene
-    scene.close()
+    with scene_on(core) as scene:
+        yield scene
 
 
 @pytest.fixture(scope="module")
@@ -287,8 +284,7 @@ def test_two_clicks_place_a_flat_box(core: SlicerCore, scene: Scene, phantom: Pa
     scene.place_box()
     core.view.click(*on_screen(core, 120, 260))
     core.view.click(*on_screen(core, 180, 330))
-    for call in scene.later:  # type: ignore[attr-defined]
-        call()
+    events_pass(scene)
     (box,) = placed
     assert box == pytest.approx((120, 260, 60, 70), abs=2)
     assert nodes(core) == before
@@ -302,20 +298,14 @@ def test_one_click_and_a_moving_mouse_are_no_box_and_a_right_click_gives_up(
     scene.open(phantom, document())
     before = nodes(core)
 
-    def events_pass() -> None:
-        calls = scene.later[:]  # type: ignore[attr-defined]
-        scene.later.clear()  # type: ignore[attr-defined]
-        for call in calls:
-            call()
-
     scene.place_box()
     x, y = on_screen(core, 120, 260)
     core.view.click(x, y)
     core.view.move(x + 4, y - 4)  # Slicer shows a box already
-    events_pass()
+    events_pass(scene)
     assert placed == [] and scene.placing
     core.view.click(*on_screen(core, 180, 330))
-    events_pass()
+    events_pass(scene)
     assert placed == [pytest.approx((120, 260, 60, 70), abs=2)]
     assert not scene.placing and nodes(core) == before
 
@@ -325,7 +315,7 @@ def test_one_click_and_a_moving_mouse_are_no_box_and_a_right_click_gives_up(
         for _click in range(clicks):
             core.view.click(x, y)
         core.view.right_click(*on_screen(core, 100, 200))
-        events_pass()
+        events_pass(scene)
         assert placed == [None] and not scene.placing and nodes(core) == before
 
 
