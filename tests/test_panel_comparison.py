@@ -300,6 +300,9 @@ def test_films_of_one_examination_are_compared(samples: Path, tmp_path: Path) ->
             names[copy.SOPInstanceUID] = f"{year} {film}"
     worklist = Worklist()
     worklist.load(MammogramStore(studies, workspace).json())
+    letters = {names[row.id][:4]: row.patient[8:] for row in worklist.rows}
+    assert sorted(letters.values()) == [" a", " b"], "which films belong together"
+    assert all(row.patient[8:] == letters[names[row.id][:4]] for row in worklist.rows)
     compared = {}
     for image_id, name in names.items():
         worklist.set_current(image_id)

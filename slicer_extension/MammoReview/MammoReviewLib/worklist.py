@@ -33,6 +33,7 @@ class Row:
     malignancy: float | None = None  # the model's cached verdict
     held_by: str | None = None
     suffix: str = ".dcm"  # of its file
+    letter: str = ""  # of its examination, where its patient has several here: a, b, …
 
     @property
     def title(self) -> str:
@@ -41,8 +42,8 @@ class Row:
 
     @property
     def patient(self) -> str:
-        """As `ImageInfo.patient`."""
-        return self.image.patient
+        """As `ImageInfo.patient`, and which of her examinations, where there are several."""
+        return f"{self.image.patient} {self.letter}".strip()
 
     @property
     def image(self) -> ImageInfo:
@@ -69,7 +70,7 @@ class Worklist:
     def load(self, datastore: dict[str, Any]) -> None:
         """Takes the server's list."""
         objects = datastore.get("objects") or {}
-        self.rows = tuple(_row(i, entry, self.reader) for i, entry in objects.items())
+        self.rows = _lettered([_row(i, entry, self.reader) for i, entry in objects.items()])
         self.left_out = tuple(datastore.get("left_out") or ())
         self.changed.emit()
 
@@ -162,10 +163,28 @@ class Worklist:
         return next(films, None)
 
     def _passes(self, row: Row) -> bool:
-        words = (row.id, row.patient_key, row.title, row.annotator)
+        words = (row.id, row.patient_key, row.patient, row.title, row.annotator)
         text = " ".join(filter(None, words)).lower()
         states = ("", row.state, UNSENT if row.id in self.drafts | self.labels else "")
         return self._state in states and self._text in text
+
+
+def _lettered(rows: list[Row]) -> tuple[Row, ...]:
+    """The rows with letters, in the list's order: it says no dates, only what belongs together."""
+    several: dict[str, list[str | None]] = {}
+    for row in rows:
+        if row.patient_key is not None:
+            known = several.setdefault(row.patient_key, [])
+            if row.examination not in known:
+                known.append(row.examination)
+
+    def letter(row: Row) -> str:
+        examinations = several.get(row.patient_key or "", [])
+        if len(examinations) < 2:
+            return ""
+        return chr(ord("a") + min(examinations.index(row.examination), 25))
+
+    return tuple(replace(row, letter=letter(row)) for row in rows)
 
 
 def _order(row: Row) -> tuple[int, int]:
