@@ -169,7 +169,8 @@ class Screen:
     def press(self, key: str) -> None:
         """A key, as a person presses it somewhere in the panel."""
         self.window.activateWindow()  # a question that was answered took that away
-        assert QTest.qWaitForWindowActive(self.window)
+        # Qt calls a window active also where its dialog is, which a shortcut does not.
+        self.wait(lambda: APPLICATION.activeWindow() == self.window)
         self.ui.findingsTable.setFocus()
         QTest.keySequence(self.window, QKeySequence(key))
         APPLICATION.processEvents()

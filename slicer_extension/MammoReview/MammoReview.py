@@ -70,8 +70,6 @@ class MammoReviewWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(scene, scene.StartSaveEvent, self.onSceneStartSave)
-        self.addObserver(scene, scene.EndSaveEvent, self.onSceneEndSave)
 
     def cleanup(self):
         """Slicer closes, or the module is loaded again."""
@@ -93,16 +91,6 @@ class MammoReviewWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The scene is emptied: the case is closed, its edits stay as a draft."""
         if self.panel is not None:
             self.panel.scene_closes()
-
-    def onSceneStartSave(self, caller, event):
-        """The scene's file is to hold the user's own layout."""
-        if self.panel is not None:
-            self.panel.scene.lend(True)
-
-    def onSceneEndSave(self, caller, event):
-        """Nothing changes on the screen."""
-        if self.panel is not None:
-            self.panel.scene.lend(False)
 
     def onSceneEndClose(self, caller, event):
         """Nothing is open; the work list is there to go on from."""

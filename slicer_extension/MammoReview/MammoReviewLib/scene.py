@@ -107,12 +107,6 @@ class Scene:
         self._view.forget()
         self._let_go()
 
-    def lend(self, lent: bool) -> None:
-        """The scene is about to be saved, or was: our layout and groups are not for its file."""
-        views = [self.companion.view, self._view]  # whose came last goes first
-        for view in views if lent else reversed(views):
-            view.lend(lent)
-
     def show(self, findings: tuple[Finding, ...], selected: str | None) -> None:
         """Draws these findings, numbered in their order; only what changed is drawn anew."""
         if self._outlines is None or self._handles is None:

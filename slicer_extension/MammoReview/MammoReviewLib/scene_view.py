@@ -101,6 +101,10 @@ class SliceView:
                 layout.AddLayoutDescription(self.place.layout, self.place.description)
             layout.RemoveAllMaximizedViewNodes()  # by a double click: Slicer would show that alone
             layout.SetViewArrangement(self.place.layout)
+            # Like our films: another program has no such layout, and a file knows but two groups.
+            layout.SetSaveWithScene(False)
+        self._node.SetSaveWithScene(False)
+        self._logic.GetSliceCompositeNode().SetSaveWithScene(False)
         self._show_volume(None)
         self._node.SetOrientationToAxial()
         self._node.SetOrientationMarkerType(self._node.OrientationMarkerTypeNone)
@@ -173,24 +177,6 @@ class SliceView:
         if self._before is not None:
             self._give_back(self._before)
 
-    def lend(self, lent: bool) -> None:
-        """While the scene is saved, layout and group in it are those of before; nothing is drawn.
-
-        A layout of ours is no other program's, and a scene file knows two groups.
-        """
-        if self._before is None:
-            return
-        layout, before = self._layout(), self._before
-        wanted = [(self._node, "SetViewGroup", before["group"] if lent else self.place.group)]
-        if layout is not None:
-            number = before["layout"] if lent else self.place.layout
-            wanted.append((layout, "SetViewArrangement", number))
-        for node, change, value in wanted:
-            quiet = node.GetDisableModifiedEvent()
-            node.SetDisableModifiedEvent(True)
-            getattr(node, change)(value)
-            node.SetDisableModifiedEvent(quiet)
-
     # Inside
 
     def _layout(self) -> Any:
@@ -201,7 +187,11 @@ class SliceView:
         if layout is not None:
             layout.RemoveAllMaximizedViewNodes()
             layout.SetViewArrangement(before["layout"])
-        self._logic.GetSliceCompositeNode().SetLinkedControl(before["linked"])
+            layout.SetSaveWithScene(before["layout is saved"])
+        node.SetSaveWithScene(before["is saved"])
+        composite = self._logic.GetSliceCompositeNode()
+        composite.SetSaveWithScene(before["films are saved"])
+        composite.SetLinkedControl(before["linked"])
         node.SetOrientationMarkerType(before["marker"])
         node.SetRulerType(before["ruler"])
         node.SetViewGroup(before["group"])
@@ -220,6 +210,9 @@ class SliceView:
         matrix.DeepCopy(node.GetSliceToRAS())
         self._before = {
             "layout": None if layout is None else layout.GetViewArrangement(),
+            "layout is saved": layout is not None and layout.GetSaveWithScene(),
+            "is saved": node.GetSaveWithScene(),
+            "films are saved": composite.GetSaveWithScene(),
             "background": composite.GetBackgroundVolumeID(),
             "foreground": composite.GetForegroundVolumeID(),
             "label": composite.GetLabelVolumeID(),
