@@ -32,7 +32,7 @@ class Case:
     """The open case.
 
     `changed`: findings, threshold, comment, history or dirtiness are not what they were.
-    `selected_changed(id or None)`: another finding is selected.
+    `selected_changed(id or None)`: another finding is selected. `unveiled()`: see `unveil`.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Case:
         """`document` and `comment` are as the server has them; see `restore` for a draft."""
         self.changed = Signal()
         self.selected_changed = Signal()
+        self.unveiled = Signal()
         self.image = document.image
         self.image_file = image_file  # the mammogram's file on this computer
         self.based_on = based_on  # the label's version that this began from; 0: none
@@ -134,6 +135,7 @@ class Case:
         ]
         self._history.amend(self._with((), without=twice))
         self._tell()
+        self.unveiled.emit()
 
     def select(self, finding_id: str | None) -> None:
         """Selects a finding, or none."""

@@ -92,7 +92,7 @@ class CaseActions:
         keys += [("[", lambda: self._slide(-STEP)), ("]", lambda: self._slide(STEP))]
         keys += [("Down", lambda: self._step(1)), ("Up", lambda: self._step(-1))]
         keys += [(str(n), lambda n=n: self._select(n)) for n in NUMBERS]
-        keys += [(key, lambda b=b: self._assess(b)) for key, b in BIRADS_KEYS.items()]
+        keys += [(key, lambda b=b: self._birads.choose(b)) for key, b in BIRADS_KEYS.items()]
         said += [
             (BIRADS_KEYS_SAID, _("BI-RADS of the selected finding, or none")),
             (f"{NUMBERS[0]} … {NUMBERS[-1]}, ↓, ↑", _("Selects a finding")),
@@ -263,12 +263,9 @@ class CaseActions:
         ui.submitNextButton.setEnabled(case is not None)
         self._comments.show(case)
         info = self._session.connection.info
-        ui.biradsButton.setVisible(info is not None and info.takes_birads)
-        self._birads.show(case if chosen and info is not None and info.takes_birads else None)
-
-    def _assess(self, birads: str) -> None:
-        if self._editing is None:
-            self._birads.choose(birads)
+        offered = info is not None and info.takes_birads
+        ui.biradsButton.setVisible(offered)
+        self._birads.show(case if chosen and offered else None)
 
     def _with_selected(self, do: Callable[[Case, str], None]) -> None:
         if self._case is not None and self._case.selected is not None and self._editing is None:

@@ -30,10 +30,10 @@ AGAIN_SECONDS = 10.0  # after a failure that passes
 
 
 class Comparison:
-    """`changed()`: `row`, `film` or `findings` are not what they were."""
+    """`changed()`: `row`, `film` or `findings` are not what they were. `chosen(choice)`."""
 
     def __init__(self, session: Session, label_files: LabelFiles) -> None:
-        self.changed = Signal()
+        self.changed, self.chosen = Signal(), Signal()
         self.choice = ALONE
         self.row: Row | None = None  # of the film that stands beside the case, or is on its way
         self.film: Path | None = None  # its file on this computer
@@ -65,6 +65,7 @@ class Comparison:
     def choose(self, choice: str) -> None:
         """One of CHOICES; it holds for the cases to come."""
         self.choice = choice
+        self.chosen.emit(choice)
         self._follow()
         self.changed.emit()
 
@@ -84,15 +85,13 @@ class Comparison:
 
     def _open(self) -> None:
         if self._case is not None:
-            self._case.changed.disconnect(self._case_changed)
+            self._case.changed.disconnect(self.changed.emit)
+            self._case.unveiled.disconnect(self._follow)
         self._case = self._session.case
         if self._case is not None:
-            self._case.changed.connect(self._case_changed)
+            self._case.changed.connect(self.changed.emit)  # the slider may show more of its film
+            self._case.unveiled.connect(self._follow)
         self._follow()
-
-    def _case_changed(self) -> None:
-        self._follow()
-        self.changed.emit()  # the slider may show more of the same film
 
     def _film_arrived(self) -> None:
         if self._session.case is self._case:  # else `_open` is about to be called

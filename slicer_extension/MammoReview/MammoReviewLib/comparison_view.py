@@ -27,10 +27,11 @@ class ComparisonView:
         say: Callable[[str], None],
     ) -> None:
         self._button, self.comparison, self._scene = button, comparison, scene
-        self._settings, self._say = settings, say
+        self._say = say
         self._refused: Path | None = None  # a film that cannot be shown is told of once
         chosen = settings.value(BESIDE, ALONE)
         comparison.choice = chosen if chosen in CHOICES else ALONE
+        comparison.chosen.connect(lambda choice: settings.setValue(BESIDE, choice))
         comparison.changed.connect(self._show)
         self._show()
 
@@ -38,7 +39,6 @@ class ComparisonView:
         row, film = self.comparison.row, self.comparison.film
         title = _("none") if row is None else row.title
         self._button.setText(_("Beside: {film}").format(film=title))
-        self._settings.setValue(BESIDE, self.comparison.choice)
         try:
             if row is None:
                 self._scene.stop_comparing()
