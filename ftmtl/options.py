@@ -103,8 +103,10 @@ def _crossval(crossval: argparse.ArgumentParser) -> None:
                           default=["ft-mtl-net", "mask-rcnn"],
                           help=f"any of {', '.join(MODELS)} [ft-mtl-net mask-rcnn]")
     crossval.add_argument("--folds", type=_count(2), default=5)
-    crossval.add_argument("--split", choices=["patients", "masses"], default="patients",
-                          help="masses: the paper's folds, which leak")
+    crossval.add_argument("--split", choices=["patients", "masses", "masses-by-patient"],
+                          default="patients",
+                          help="masses: the paper's samples and folds, which leak; "
+                               "masses-by-patient: its samples in folds that do not")
     crossval.add_argument("--preset", default="recommended", choices=PRESETS)
     crossval.add_argument("--imagenet", type=Path, required=True,
                           help="ResNet-50 safetensors to start from, or weights of ours, whose "

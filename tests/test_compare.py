@@ -204,8 +204,12 @@ def test_folds_are_judged_alone() -> None:
             {**coco, "images": images,
              "annotations": [a for a in coco["annotations"] if a["image_id"] in own]},
             [r for r in results if r["image_id"] in own], bootstraps=0)
-        assert value == part["detection"]["iou>0.2"]["tpr_at_fpi"]["1"]
+        found = part["detection"]["iou>0.2"]
+        assert value == found["tpr_at_fpi"]["1"]
+        assert summary["lesion_tpr@1"]["values"][fold] == \
+            found["fpi_over_lesion_images"]["tpr_at_fpi"]["1"]
         assert summary["auc_patient"]["values"][fold] == part["classification"]["auc_patient"]
+    assert summary["lesion_tpr@1"]["mean"] < summary["tpr@1"]["mean"]  # normals cost nothing there
     assert summary["tpr@1"]["sd"] == pytest.approx(np.std(summary["tpr@1"]["values"], ddof=1))
     a, b = judged(coco, results), judged(coco, other)
     rows = compare(a, b, patient_weights(a.truth.patients, 50, seed=1), (ours, theirs))

@@ -489,6 +489,17 @@ def test_a_film_with_both_counts_as_malignant_and_one_to_ignore_as_normal() -> N
     assert sampler.kinds == {0: [1], 1: [2, 3], 2: [0]}
 
 
+def test_a_film_of_unknown_class_is_drawn_in_its_share_whatever_its_category_says() -> None:
+    unknown = [replace(r, annotations=tuple(replace(a, class_known=False) for a in r.annotations))
+               for r in kinds(1, 1, 0)]
+    sampler = BalancedSampler([*unknown, *kinds(6, 2, 0)], length=40, seed=0)
+    drawn = Counter(index for _, index, _ in sampler.epoch(0))
+    assert sum(drawn[i] for i in range(2)) == 8
+    assert sum(drawn[i] for i in range(2, 8)) == sum(drawn[i] for i in range(8, 10)) == 16
+    alone = BalancedSampler(unknown, length=6, seed=0)
+    assert Counter(i for _, i, _ in alone.epoch(0)) == {0: 3, 1: 3}
+
+
 # What a sample holds
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,16 @@ from ftmtl.findings import MaskSource
 BENIGN, MALIGNANT = 1, 2
 CATEGORY_NAMES = {BENIGN: "benign", MALIGNANT: "malignant"}
 CATEGORY_OF = {name: category for category, name in CATEGORY_NAMES.items()}
+
+
+class Kind(IntEnum):
+    """What films are dealt by, to folds and to batches."""
+
+    NORMAL = 0
+    BENIGN = 1
+    MALIGNANT = 2
+    UNKNOWN = 3
+
 
 # What an annotation is to training: a mass; a region that is neither positive nor negative (a
 # finding nobody judged); a place that a reader said holds no mass.
@@ -53,3 +64,13 @@ class ImageRecord:
     def masses(self) -> tuple[Annotation, ...]:
         """The annotations that are masses."""
         return tuple(a for a in self.annotations if a.role == "mass")
+
+    @property
+    def kind(self) -> Kind:
+        """Of its masses; one that is known to be malignant decides, then one of unknown class."""
+        known = {mass.category for mass in self.masses if mass.class_known}
+        if MALIGNANT in known:
+            return Kind.MALIGNANT
+        if not all(mass.class_known for mass in self.masses):
+            return Kind.UNKNOWN
+        return Kind.BENIGN if known else Kind.NORMAL

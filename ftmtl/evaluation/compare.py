@@ -25,15 +25,16 @@ from ftmtl.evaluation.roc import Ranking, mass_rankings
 
 AUCS = ("auc_mass_detected", "auc_mass_all", "auc_image", "auc_breast", "auc_patient")
 DICES = ("dice_detected", "dice_all")
-FIGURES = (*(f"tpr@{fpi:g}" for fpi in FPI), *AUCS, *DICES)
+FIGURES = (*(f"tpr@{fpi:g}" for fpi in FPI), *(f"lesion_tpr@{fpi:g}" for fpi in FPI), *AUCS, *DICES)
 
 
 def headline(judged: Judged) -> dict[str, float | None]:
-    """The figures that are compared, of one model; TPR at IoU > 0.2, FPI over all images."""
+    """One model's figures; TPR at IoU > 0.2, FPI over all images or over those with a mass."""
     figures: dict[str, float | None] = dict.fromkeys(FIGURES)
     if judged.truth.masses:
-        curve = judged.frocs["iou>0.2"].curve
-        figures |= {f"tpr@{fpi:g}": tpr_at(curve, fpi) for fpi in FPI}
+        for name, frocs in (("tpr", judged.frocs), ("lesion_tpr", judged.lesion_frocs)):
+            curve = frocs["iou>0.2"].curve
+            figures |= {f"{name}@{fpi:g}": tpr_at(curve, fpi) for fpi in FPI}
     figures |= {key: ranking.auc() for key, ranking in judged.rankings.items()}
     seen = judged.speaker[judged.dice_mass] != MISSED
     if seen.any():

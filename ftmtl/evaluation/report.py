@@ -53,9 +53,10 @@ CALIBRATION_NAMES = {
 
 
 def figure_name(key: str) -> str:
-    """A compared figure's name for people; `tpr@FPI` is a TPR at IoU > 0.2."""
-    if key.startswith("tpr@"):
-        return f"TPR at {key.removeprefix('tpr@')} FPI"
+    """A figure's name for people; `tpr@FPI` is a TPR at IoU > 0.2."""
+    kind, _, fpi = key.partition("tpr@")
+    if fpi:
+        return f"TPR at {fpi} FPI" + (", over images with a mass" if kind else "")
     return {**AUC_NAMES, **DICE_NAMES}[key]
 
 
@@ -189,7 +190,8 @@ is a false positive.</p>
 {picture("roc.png", "ROC curves")}
 {table(["figure", "value", "n", ""], _figure_rows(result["classification"], AUC_NAMES))}
 <p class="quiet">Detected: the best scored prediction with IoU &gt; {iou:g} that scores at least
-{threshold:.4f}, the threshold of {DETECTED_FPI:g} false positives an image. A prediction's
+{threshold:.4f}, the threshold of {DETECTED_FPI:g} false positives an image; intervals hold it as it
+is. A prediction's
 malignancy is p(malignant) / (p(benign) + p(malignant)). An image's is its largest p(malignant) /
 ({HARDLY_A_MASS:g} + {1 - HARDLY_A_MASS:g} × its largest p(mass)), over all predictions; a breast's
 or patient's is that of her worst image.</p>

@@ -24,7 +24,7 @@ from ftmtl.canvas import EDITION, CanvasGeometry, make_canvas
 from ftmtl.config import AugmentConfig
 from ftmtl.datasets.film import check_size, read_film
 from ftmtl.datasets.fitted import fitted_mask
-from ftmtl.datasets.records import BENIGN, MALIGNANT, Annotation, ImageRecord
+from ftmtl.datasets.records import Annotation, ImageRecord, Kind
 from ftmtl.mammogram import UnreadableMammogram
 from ftmtl.prefetch import ahead
 from ftmtl.rle import box_of
@@ -271,24 +271,23 @@ def _boxes(rows: list[tuple[float, ...]]) -> Tensor:
 
 
 class BalancedSampler:
-    """The order of an epoch: malignant and benign images in equal number, normals in their share.
+    """The order of an epoch: malignant and benign images in equal number, others in their share.
 
-    Each kind is gone through in shuffled rounds, so that none is seen twice before all are once.
+    Others are normals, and films whose masses nobody has classified. Each kind is gone through in shuffled rounds, so that none is seen twice before all are once.
     A film of another round is augmented anew.
     """
 
     def __init__(self, records: Sequence[ImageRecord], *, length: int, seed: int) -> None:
         self.length = length
         self.seed = seed
-        kinds: dict[int, list[int]] = {0: [], BENIGN: [], MALIGNANT: []}
+        kinds: dict[Kind, list[int]] = {kind: [] for kind in Kind}
         for index, record in enumerate(records):
-            kinds[max((a.category for a in record.masses), default=0)].append(index)
+            kinds[record.kind].append(index)
         self.kinds = {kind: members for kind, members in kinds.items() if members}
-        normal = len(kinds[0]) / max(1, len(records))
-        diseased = [kind for kind in self.kinds if kind != 0]
-        self.share = {
-            kind: normal if kind == 0 else (1 - normal) / len(diseased) for kind in self.kinds
-        }
+        balanced = self.kinds.keys() & {Kind.BENIGN, Kind.MALIGNANT}
+        own = {kind: len(members) / len(records) for kind, members in self.kinds.items()}
+        equal = sum(own[kind] for kind in balanced) / max(1, len(balanced))
+        self.share = {kind: equal if kind in balanced else own[kind] for kind in self.kinds}
 
     def epoch(self, epoch: int) -> list[Draw]:
         """Each sample's draw, in order."""
