@@ -273,7 +273,8 @@ def _boxes(rows: list[tuple[float, ...]]) -> Tensor:
 class BalancedSampler:
     """The order of an epoch: malignant and benign images in equal number, others in their share.
 
-    Others are normals, and films whose masses nobody has classified. Each kind is gone through in shuffled rounds, so that none is seen twice before all are once.
+    Others are normals, and films whose masses nobody has classified. Each kind is gone through in
+    shuffled rounds, so that none is seen twice before all are once.
     A film of another round is augmented anew.
     """
 
