@@ -77,7 +77,8 @@ def _dataset(options: argparse.Namespace) -> int:
         records, left_out = _read_published(options.name, folder)
         folder = folder.parent if folder.is_file() else folder
     elif options.name == "labels":
-        workspace = options.workspace or folder.with_name(f"{folder.name}-workspace")
+        studies = folder.absolute()
+        workspace = options.workspace or studies.with_name(f"{studies.name}-workspace")
         if not (workspace / "labels").is_dir():
             raise Mistake(f"{workspace} holds no labels. Give the server's --workspace")
         records, left_out = read_labels(workspace, folder)
@@ -90,6 +91,10 @@ def _dataset(options: argparse.Namespace) -> int:
         folder, out = out, out / "coco.json"
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
+    if options.split:
+        records = [record for record in records if record.split == options.split]
+        if not records:
+            raise Mistake(f"{options.name}: no film is said to be of the {options.split} split")
     parts = {out: records}
     if options.hold_out:
         kept, held = hold_out(records, parts=options.hold_out)
@@ -298,8 +303,10 @@ def _bench(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         films = options.films
         if not films:
-            prepare_samples(Path(folder))
-            films = sorted(Path(folder).glob("*.dcm"))
+            try:
+                films = prepare_samples(Path(folder))
+            except ModuleNotFoundError as error:
+                raise Mistake("give films, or `pip install 'ftmtl[samples]'` for eight") from error
         with ProgressBar() as bar:
             measured = bench(predictor, films, repeats=options.repeats, batch=options.batch,
                              training_steps=options.training_steps, on_part=bar.part)

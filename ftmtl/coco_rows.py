@@ -25,6 +25,12 @@ def role_of(annotation: Mapping[str, Any]) -> Any:
     return annotation.get("role", "ignore" if annotation.get("iscrowd") else "mass")
 
 
+def class_known_of(annotation: Mapping[str, Any]) -> Any:
+    """Its `class_known`, unchecked; of a region that nobody decided about, only if the set says so.
+    """
+    return annotation.get("class_known", role_of(annotation) == "mass")
+
+
 def mask_source_of(annotation: Mapping[str, Any]) -> Any:
     """Its `mask_source`, unchecked; a mask of unknown source is taken for annotated."""
     source = annotation.get("mask_source")

@@ -51,6 +51,8 @@ def _dataset(dataset: argparse.ArgumentParser) -> None:
                               "folder")
     dataset.add_argument("--patients", type=_count(1), default=20, help="how many phantoms [20]")
     dataset.add_argument("--seed", type=_count(0), default=0, help="of the phantoms [0]")
+    dataset.add_argument("--split", choices=["training", "test"],
+                         help="only the films of its owner's split (cbis-ddsm, vindr-mammo)")
     dataset.add_argument("--hold-out", type=_count(2), metavar="PARTS",
                          help="keep one patient in so many apart: writes OUT without her and "
                               "OUT's name with .held-out.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ from ftmtl.reading import Reading
 from ftmtl.veto import worst
 
 KEY_FILE = "patient.key"
+LONGEST_NAME = 200  # bytes; file systems hold 255, and a suffix is to come
 COLUMNS = ("file", "id", "patient_key", "laterality", "view", "verdict", "malignancy", "findings")
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 Opened = tuple[Mammogram, Canvas] | UnreadableMammogram
@@ -59,13 +61,19 @@ class _Folder:
         self._said: dict[str, tuple[Path, Findings, int]] = {}
 
     def write(self, film: _Read, mammogram: Mammogram, others: Sequence[_Read]) -> None:
-        """`ID.json` and `ID.png` of a film that heard these others, in place of earlier ones."""
+        """`ID.json` and `ID.png` of a film that heard these others, in place of earlier ones.
+
+        An id of more than `LONGEST_NAME` bytes, of a path through many folders, names no file: its
+        SHA-256 does.
+        """
         reading = with_other_view(film.reading, [other.reading for other in others])
         findings = self._predictor.findings(reading, film.image, threshold=self._threshold)
-        name = film.image.id
+        told = film.image.id.encode()
+        name = film.image.id if len(told) <= LONGEST_NAME else hashlib.sha256(told).hexdigest()
         write_json(self._out / f"{name}.json", findings.to_json())
         save_overlay(self._out / f"{name}.png", mammogram, findings)
-        self._said[name] = film.file, replace(findings, findings=()), len(findings.findings)
+        verdict = replace(findings, findings=())
+        self._said[film.image.id] = film.file, verdict, len(findings.findings)
 
     def finish(self, refused: Sequence[str]) -> None:
         """`files.csv`, `patients.json` and `refused.txt`."""

@@ -77,6 +77,8 @@ def test_a_category_is_what_its_name_says(tmp_path: Path) -> None:
     first, _ = read_coco(written(tmp_path, content), IMAGES)
     assert [a.category for a in first.annotations] == [1, 2]
     assert [a.role for a in first.annotations] == ["ignore", "ignore"]  # crowds
+    # Nobody said what they are, and reading and writing them does not say it either.
+    assert not any(a["class_known"] for a in to_coco([first])["annotations"])
 
 
 def test_patient_0_is_a_patient(tmp_path: Path) -> None:
@@ -263,6 +265,11 @@ def test_a_stretched_film_gets_its_shape_back(tmp_path: Path) -> None:
     # high as wide.
     assert record.pixel_aspect == pytest.approx(1.8)
     assert [(a.category, a.class_known) for a in record.annotations] == [(2, True), (1, False)]
+    content = stretched()  # as an editor on Windows saves it, a class unknown by its own word
+    content["annotations"][0]["class_known"] = False
+    (tmp_path / "annotations.json").write_text(json.dumps(content), "utf-8-sig")
+    [saved], _ = read_stretched_cbis(tmp_path)
+    assert [a.class_known for a in saved.annotations] == [False, False]
     # 90 × 50 stored pixels are a circle's box on the film, and on the canvas.
     geometry = fit_geometry((0, 0, 800, 800), (800, 800), (640, 384),
                             pixel_aspect=record.pixel_aspect)

@@ -83,6 +83,15 @@ def test_equal_scores_go_by_overlap_whatever_their_order() -> None:
         assert result["classification"]["auc_mass_detected"] == 1
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_equal_scores_and_overlaps_go_by_place_whatever_their_order(turn: int) -> None:
+    """One box touches one mass, one touches two, both as well: which comes first decides."""
+    masses = [mass(0, [100, 0, 100, 100]), mass(0, [200, 0, 100, 100])]
+    one, two = prediction(0, [50, 0, 100, 100], 0.6), prediction(0, [150, 0, 100, 100], 0.6)
+    found = judge([image(0)], masses, [one, two][::turn])["detection"]["iou>0.2"]
+    assert found["froc"] == [[0.6, 0, 1]]
+
+
 def test_equal_scores_are_one_point() -> None:
     """A hit and a false positive of one score stand or fall together, in whatever order."""
     pair = [prediction(0, [0, 0, 100, 100], 0.6), prediction(0, FAR, 0.6)]

@@ -103,6 +103,21 @@ def test_a_mask_is_what_the_mass_changed(view: View) -> None:
                     assert (changed & ~ndimage.binary_dilation(mask, iterations=2)).any()
 
 
+def test_an_mlo_view_shows_the_pectoral_muscle_and_a_cc_view_does_not() -> None:
+    """The picture with and without it: a bright wedge at the upper wall, narrower further down."""
+    for breast in make_patient(7, 0):
+        volume = tissue(breast)
+        cc, bare_cc, mlo, bare = (render(changed, view, volume, ROWS)[0].astype(int)
+                                  for view in ("CC", "MLO")
+                                  for changed in (breast, replace(breast, muscle=-50)))
+        assert np.array_equal(cc, bare_cc)
+        muscle = mlo - bare > 200
+        width = muscle.sum(axis=1) * MM
+        assert muscle[: ROWS // 4, 0].all() and not muscle[ROWS * 7 // 8 :].any()
+        assert width[ROWS // 16] > 1.3 * width[ROWS // 3] > 10
+        assert mlo[muscle].mean() > 1.3 * bare[muscle].mean()
+
+
 def test_benign_masses_are_smooth_and_malignant_ones_are_not(phantoms: list[ImageRecord]) -> None:
     solid = {BENIGN: [], MALIGNANT: []}  # type: dict[int, list[float]]
     for record in phantoms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -319,3 +320,19 @@ def test_files_are_read_at_the_threshold_that_is_asked_for(
         expected = predictor(film, threshold=threshold)
         assert Findings.from_json(document).findings == expected.findings
     assert document["verdict"]["malignancy"] > 0
+
+
+def test_a_path_too_long_to_name_a_file_stops_nothing(
+    predictor: Predictor, film: Mammogram, tmp_path: Path
+) -> None:
+    deep = tmp_path / "films" / ("年" * 40) / ("度" * 40)
+    deep.mkdir(parents=True)
+    for place in (deep / "a.png", tmp_path / "films" / "b.png"):
+        Image.fromarray((film.pixels >> 8).astype(np.uint8)).save(place)
+    out = tmp_path / "findings"
+    assert predict_files(predictor, [tmp_path / "films"], out).read == 2
+    long = deep.joinpath("a.png").relative_to(tmp_path / "films").as_posix().replace("/", "__")
+    name = hashlib.sha256(long.encode()).hexdigest()
+    assert json.loads((out / f"{name}.json").read_text())["image"]["id"] == long
+    assert {p.name for p in out.glob("*.png")} == {f"{name}.png", "b.png.png"}
+    assert long in (out / "files.csv").read_text()

@@ -208,6 +208,16 @@ def test_a_mark_in_a_spiculated_region_does_not_delete_it(
     assert [a.id for a in record.masses] == ["100_2"]
 
 
+def test_a_spiculated_region_whose_box_alone_meets_a_mass_is_one_of_its_own(
+    tmp_path: Path
+) -> None:
+    inbreast(tmp_path, {100: "5"})
+    write_rois(tmp_path / "100.xml", roi("Mass", octagon(60, 100, 40)),
+               roi("Spiculated Region", octagon(130, 170, 40)))  # 99 pixels from it
+    [record], skipped = read_inbreast(tmp_path)
+    assert [a.id for a in record.masses] == ["100_1", "100_2"] and not skipped.lines()
+
+
 def test_inbreasts_thin_masses_and_what_stands_apart_from_them(tmp_path: Path) -> None:
     """A mass of 4.2 by 1 mm is larger than 3; three points in a line bound nothing."""
     inbreast(tmp_path, {100: "5"})
@@ -304,6 +314,8 @@ def test_cbis_ddsm(tmp_path: Path) -> None:
     assert list(left_out.reasons) == ["calcification, no mass"]
     assert [r.patient_id for r in everything] == ["P_00003", "P_00001", "P_00001", "P_00002"] \
         or [r.patient_id for r in everything] == ["P_00001", "P_00001", "P_00002", "P_00003"]
+    assert {r.patient_id: r.split for r in everything} == {
+        "P_00001": "training", "P_00002": "training", "P_00003": "test"}
     records, skipped = read_cbis_ddsm(tmp_path / "mass_case_description_train_set.csv")
     assert [r.image_id for r in records] == [
         "Mass-Training_P_00001_LEFT_CC", "Mass-Training_P_00001_LEFT_MLO",
@@ -547,27 +559,50 @@ def test_vindr_mammo(tmp_path: Path) -> None:
         vindr_row("b", "['No Finding']", laterality="R", view_position="MLO",
                   breast_birads="BI-RADS 1"),
         vindr_row("c", "['Mass']", "BI-RADS 4", (-1.5, 0, 40, 401), study_id="study2"),
+        vindr_row("d", "['Mass']", "BI-RADS 4", (-30, 300, 70, 340), study_id="study2",
+                  split="test"),
     ]
     records, skipped = read_vindr_mammo(vindr(tmp_path, [*rows, rows[0]]))
-    first, second, third = records
+    first, second, third, fourth = records
     assert [(a.bbox, a.category) for a in first.masses] == [
         ((20.5, 30, 40, 60), BENIGN), ((100, 200, 40, 61.5), MALIGNANT)]
     assert first.masses[1].assessment == "BI-RADS 5" and first.assessment == "BI-RADS 4"
     assert (second.laterality, second.view, second.annotations) == ("R", "MLO", ())
     assert third.masses[0].bbox == (0, 0, 40, 400)
-    assert [r.malignant for r in records] == [True, False, True]
+    assert fourth.masses[0].bbox == (0, 300, 70, 40)
+    assert [r.malignant for r in records] == [True, False, True, True]
+    assert [r.split for r in records] == ["training", "training", "training", "test"]
     assert first.patient_id == second.patient_id != third.patient_id
     assert skipped.lines() == [
         "1 × line that says again what another says (first: a)",
         "1 × Asymmetry, no mass (first: a, finding 3)",
+        "1 × part of a box, outside its image (first: "
+        f"{tmp_path / 'finding_annotations.csv'}: image d, finding 1)",
     ]
     written_and_read(records, tmp_path)
+
+
+def test_the_films_of_its_owners_split_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [vindr_row(name, "['No Finding']", split=split)
+            for name, split in (("a", "training"), ("b", "test"), ("c", "training"))]
+    vindr(tmp_path, rows)
+    command = ["dataset", "vindr-mammo", str(tmp_path), "--out", str(tmp_path / "own.json")]
+    for split, images in (("training", ["a", "c"]), ("test", ["b"])):
+        assert main([*command, "--split", split]) == 0
+        assert [r.image_id for r in read_coco(tmp_path / "own.json", tmp_path)] == images
+    # It is kept in COCO, and so can be asked for there.
+    assert main(["dataset", "coco", str(tmp_path / "own.json"), "--split", "training",
+                 "--out", str(tmp_path / "none.json")]) == 2
+    assert "no film is said to be of the training split" in capsys.readouterr().err
+    assert not (tmp_path / "none.json").exists()
 
 
 @pytest.mark.parametrize(
     ("row", "named"),
     [
-        (vindr_row("a", "['Mass']", "BI-RADS 4", (250, 30, 263, 90)), "finding 1: its box [250.0"),
+        (vindr_row("a", "['Mass']", "BI-RADS 4", (250, 30, 271, 90)), "finding 1: its box [250.0"),
         (vindr_row("a", "['Mass']", "BI-RADS 4", (20, 30, 20, 90)), "has no area"),
         (vindr_row("a", "['Mass']", "BI-RADS 4", (-1.9, 30, -0.1, 90)), "has no area in its image"),
         (vindr_row("a", "[['Mass']]", "BI-RADS 4", (20, 30, 60, 90)), "is no list of findings"),

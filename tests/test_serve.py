@@ -141,6 +141,7 @@ def test_what_is_not_there(server: Server, method: str, path: str, status: int) 
         {"learning_rate": True},
         {"learning_rate": "fast"},
         {"stages": ["everything"]},
+        {"stages": [["heads"]]},
         {"publish": "now"},
         {"device": "tpu"},
         {"bundle_path": "/tmp"},

@@ -25,7 +25,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from training_set import HEIGHT, SAVING, STEPS, TINY, WIDTH, make_set
 
 from ftmtl import __version__
+from ftmtl.cli import main
 from ftmtl.config import PAPER, PRESETS, Preset
+from ftmtl.datasets.coco import write_coco
 from ftmtl.datasets.records import Annotation, ImageRecord
 from ftmtl.device import NoSuchDevice, pick_device
 from ftmtl.mammogram import UnreadableMammogram
@@ -46,7 +48,7 @@ from ftmtl.training.samples import (
 )
 from ftmtl.training.stages import learning_rate, losses, optimizer_of
 from ftmtl.training.targets import anchor_targets, roi_targets
-from ftmtl.weights_file import UnusableWeights, load_weights, save_weights
+from ftmtl.weights_file import STARTER_WEIGHTS, UnusableWeights, load_weights, save_weights
 
 HERE = Path(__file__).parent
 PARTS = {"backbone": ("backbone",), "rpn": ("rpn",),
@@ -380,7 +382,7 @@ def test_where_memory_runs_out_the_batch_is_halved_and_the_learning_is_the_same(
 
 
 def test_one_image_that_does_not_fit_ends_the_run_with_the_remedy(
-    run: Run, tmp_path: Path
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
         if isinstance(module, Backbone):
@@ -390,6 +392,13 @@ def test_one_image_that_does_not_fit_ends_the_run_with_the_remedy(
     try:
         with pytest.raises(OutOfMemory, match="does not hold one image"):
             again(run, tmp_path)
+        # On the command line it is a sentence, no traceback.
+        films = run.records[0].path.parent
+        write_coco(run.records, tmp_path / "coco.json", images=films)
+        assert main(["train", "--data", str(tmp_path / "coco.json"), "--images", str(films),
+                     "--init", str(STARTER_WEIGHTS), "--out", str(tmp_path / "said"),
+                     "--device", "cpu"]) == 2
+        assert "does not hold one image" in capsys.readouterr().err
     finally:
         hook.remove()
 

@@ -37,6 +37,7 @@ from .records import BENIGN, MALIGNANT, Annotation, ImageRecord
 
 COLUMNS = ("patient id", "left or right breast", "image view", "abnormality id",
            "abnormality type", "assessment", "pathology", "image file path", "roi mask file path")
+SPLITS = {"_train_set": "training", "_test_set": "test"}  # of the tables' names
 PATHOLOGY = {"BENIGN": BENIGN, "BENIGN_WITHOUT_CALLBACK": BENIGN, "MALIGNANT": MALIGNANT}
 
 
@@ -120,7 +121,9 @@ def _film(
     )
     return ImageRecord(
         image_id=film, path=header.path, width=header.width, height=header.height,
-        patient_id=rows[0]["patient id"], view=view, laterality=laterality, annotations=annotations,
+        patient_id=rows[0]["patient id"], view=view, laterality=laterality,
+        split=next((own for name, own in SPLITS.items() if name in table.name), None),
+        annotations=annotations,
     )
 
 

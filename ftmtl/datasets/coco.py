@@ -1,7 +1,8 @@
 """COCO JSON in and out: the format of every data set of this project.
 
 Beside COCO's own keys, images may carry `patient_id`, `laterality`, `view`, `pixel_aspect`,
-`assessment` and `malignant`; annotations `mask_source`, `class_known`, `role` and `assessment`.
+`assessment`, `malignant` and `split`; annotations `mask_source`, `class_known`, `role` and
+`assessment`.
 Categories are told by their names, benign and malignant; what is written numbers them 1 and 2. A
 mask without `mask_source` is taken for annotated, and a crowd (`iscrowd`) for a region to ignore.
 """
@@ -19,7 +20,7 @@ from pycocotools import mask as coco_mask
 
 from ftmtl.atomic import write_bytes
 from ftmtl.coco_masks import as_rle
-from ftmtl.coco_rows import is_identity, is_number, mask_source_of, role_of
+from ftmtl.coco_rows import class_known_of, is_identity, is_number, mask_source_of, role_of
 from ftmtl.findings import MaskSource
 
 from .records import CATEGORY_NAMES, CATEGORY_OF, Annotation, ImageRecord, Role
@@ -83,6 +84,7 @@ def to_coco(records: Iterable[ImageRecord]) -> dict[str, Any]:
                 "pixel_aspect": record.pixel_aspect,
                 **({} if record.assessment is None else {"assessment": record.assessment}),
                 **({} if record.malignant is None else {"malignant": record.malignant}),
+                **({} if record.split is None else {"split": record.split}),
             }
         )
         annotations += [
@@ -143,6 +145,7 @@ def _record(
         pixel_aspect=float(aspect),
         assessment=row.get("assessment"),
         malignant=malignant,
+        split=_word(file, row, "split"),
         annotations=tuple(annotations),
     )
 
@@ -173,7 +176,7 @@ def _annotation(
             f"{where}: unknown category {category!r}{f' ({name})' if name else ''}; "
             "name it benign or malignant"
         )
-    known = row.get("class_known", True)
+    known = class_known_of(row)
     if type(known) is not bool:
         raise InvalidDataset(f"{where}: class_known {known!r} is neither true nor false")
     role, source = role_of(row), mask_source_of(row)

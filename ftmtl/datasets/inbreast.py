@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
+from ftmtl.coco_masks import as_rle
 from ftmtl.mammogram import MammogramHeader, UnreadableMammogram, read_header
 
 from .coco import InvalidDataset
@@ -151,7 +153,8 @@ def _regions(
         else:
             raise InvalidDataset(f"{where}: unknown name {kind!r}")
     outlined = [m for m in masses if m.role == "mass"]
-    alone = [s for s in spiculated if not any(_touch(s, m) for m in outlined)]
+    size = header.height, header.width
+    alone = [s for s in spiculated if not any(_touch(s, m, size) for m in outlined)]
     for region in spiculated:
         if region not in alone:
             skipped.add("spiculated region around an outlined mass", f"{file.name}, {region.id}")
@@ -209,6 +212,13 @@ def _annotation(
     )
 
 
-def _touch(a: Annotation, b: Annotation) -> bool:
-    return all(a.bbox[i] < b.bbox[i] + b.bbox[i + 2] and b.bbox[i] < a.bbox[i] + a.bbox[i + 2]
-               for i in (0, 1))
+def _touch(a: Annotation, b: Annotation, size: tuple[int, int]) -> bool:
+    """Whether their outlines, or the box of one that has none, share a pixel of the image."""
+    common = coco_mask.merge([_covered(a, size), _covered(b, size)], intersect=True)
+    return bool(coco_mask.area(common))
+
+
+def _covered(annotation: Annotation, size: tuple[int, int]) -> Any:
+    x, y, width, height = annotation.bbox
+    box = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    return as_rle(annotation.segmentation or box, size)

@@ -182,21 +182,24 @@ def said_malignant(birads: Mapping[str, Any]) -> bool | None:
 
 
 def boxed(
-    corners: Sequence[float], size: tuple[int, int], where: str
+    corners: Sequence[float], size: tuple[int, int], where: str, skipped: Skipped
 ) -> tuple[float, float, float, float]:
     """The box [x, y, width, height] of x1, y1, x2, y2 in an image of `size` (width, height).
 
-    Overhang of two pixels is cut off. Raises InvalidDataset for more, and where no area is left.
+    What overhangs is cut off, and counted from two pixels on. Raises InvalidDataset where less than
+    half of the box is left.
     """
     x1, y1, x2, y2 = corners
-    if min(x1, y1) < -OVERHANG or x2 > size[0] + OVERHANG or y2 > size[1] + OVERHANG:
-        raise InvalidDataset(
-            f"{where}: its box {[x1, y1, x2, y2]} leaves its image of {size[0]}×{size[1]}"
-        )
     left, top = max(x1, 0.0), max(y1, 0.0)
     width, height = min(x2, float(size[0])) - left, min(y2, float(size[1])) - top
     if width <= 0 or height <= 0:
         raise InvalidDataset(f"{where}: its box {[x1, y1, x2, y2]} has no area in its image")
+    if 2 * width * height < (x2 - x1) * (y2 - y1):
+        raise InvalidDataset(
+            f"{where}: its box {[x1, y1, x2, y2]} leaves its image of {size[0]}×{size[1]}"
+        )
+    if min(x1, y1) < -OVERHANG or x2 > size[0] + OVERHANG or y2 > size[1] + OVERHANG:
+        skipped.add("part of a box, outside its image", where)
     return left, top, width, height
 
 

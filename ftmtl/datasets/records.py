@@ -58,6 +58,7 @@ class ImageRecord:
     assessment: str | None = None  # of the breast, where its owner says one
     # What its owner says of the image or breast as a whole, lesions included that are no masses.
     malignant: bool | None = None
+    split: str | None = None  # its owner's: "training" or "test"
     annotations: tuple[Annotation, ...] = ()
 
     @property

@@ -21,7 +21,7 @@ def read_stretched_cbis(folder: Path) -> tuple[list[ImageRecord], Skipped]:
     skipped = Skipped()
     file = Path(folder) / "annotations.json"
     records = read_coco(file, Path(folder))
-    document = json.loads(file.read_text(encoding="utf-8"))
+    document = json.loads(file.read_text(encoding="utf-8-sig"))
     originals = {row["id"]: row for row in document["images"]}
     uncertain = {row["id"] for row in document["annotations"] if row.get("label_uncertain")}
     out = []
@@ -41,7 +41,8 @@ def read_stretched_cbis(folder: Path) -> tuple[list[ImageRecord], Skipped]:
                 record,
                 pixel_aspect=pixel_height / pixel_width,
                 annotations=tuple(
-                    replace(a, class_known=a.id not in uncertain) for a in record.annotations
+                    replace(a, class_known=a.class_known and a.id not in uncertain)
+                    for a in record.annotations
                 ),
             )
         )

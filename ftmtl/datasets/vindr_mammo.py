@@ -34,7 +34,7 @@ from .records import Annotation, ImageRecord
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 COLUMNS = ("study id", "image id", "laterality", "view position", "height", "width",
-           "breast birads", "finding categories", "finding birads", *CORNERS)
+           "breast birads", "finding categories", "finding birads", "split", *CORNERS)
 FINDINGS = {
     "Mass", "Suspicious Calcification", "Architectural Distortion", "Asymmetry",
     "Focal Asymmetry", "Global Asymmetry", "Suspicious Lymph Node", "Skin Thickening",
@@ -67,7 +67,7 @@ def read_vindr_mammo(folder: Path) -> tuple[list[ImageRecord], Skipped]:
 def _image(
     name: str, rows: list[dict[str, str]], file: Path, where: str, skipped: Skipped
 ) -> ImageRecord:
-    agreed(rows, ("study id", "laterality", "width", "height"), where)
+    agreed(rows, ("study id", "laterality", "width", "height", "split"), where)
     first = rows[0]
     width, height = (_pixels(first[key], f"{where}: {key}") for key in ("width", "height"))
     masses = []
@@ -76,7 +76,7 @@ def _image(
         kinds = _kinds(row["finding categories"], here)
         if "Mass" in kinds:
             box = boxed([number(row[key], f"{here}: {key}") for key in CORNERS],
-                        (width, height), here)
+                        (width, height), here, skipped)
             masses.append(Annotation(id=f"{name}_{n}", bbox=box,
                                      **birads_class(row["finding birads"], here)))
         elif kinds != ["No Finding"]:
@@ -86,7 +86,7 @@ def _image(
         image_id=name, path=file, width=width, height=height, patient_id=first["study id"],
         laterality=side(first["laterality"], where), view=first["view position"],
         assessment=of_breast["assessment"], malignant=said_malignant(of_breast),
-        annotations=tuple(masses),
+        split=first["split"], annotations=tuple(masses),
     )
     header = read_header(file)
     check_size(record, (header.height, header.width))

@@ -19,7 +19,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ftmtl.coco_rows import is_identity, is_number, mask_source_of, role_of
+from ftmtl.coco_rows import class_known_of, is_identity, is_number, mask_source_of, role_of
 from ftmtl.datasets.records import BENIGN, CATEGORY_NAMES, MALIGNANT, Role
 
 FloatArray = NDArray[np.float64]
@@ -291,7 +291,7 @@ def _annotation_fault(
         return f"role {role!r} is none of {', '.join(ROLES)}"
     if role == "hard_negative":
         return None
-    known = _class_known(annotation)
+    known = class_known_of(annotation)
     if not isinstance(known, bool):
         return f"class_known {known!r} is neither true nor false"
     if known and annotation.get("category_id") not in CLASSES:
@@ -299,14 +299,8 @@ def _annotation_fault(
     return None
 
 
-def _class_known(annotation: Mapping[str, Any]) -> Any:
-    """Its `class_known`, unchecked; of a region that nobody decided about, only if the set says so.
-    """
-    return annotation.get("class_known", role_of(annotation) == "mass")
-
-
 def _class_of(annotation: Mapping[str, Any]) -> int:
-    return int(annotation["category_id"]) if _class_known(annotation) else UNKNOWN_CLASS
+    return int(annotation["category_id"]) if class_known_of(annotation) else UNKNOWN_CLASS
 
 
 def _prediction_fault(entry: Any, index: Mapping[Any, int], truth: Truth) -> str | None:

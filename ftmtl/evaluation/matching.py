@@ -83,14 +83,16 @@ def _by_image(truth: Truth, predictions: Predictions) -> Iterator[tuple[IntArray
             yield chosen, np.asarray(of_image.get(image, []), dtype=np.int64), image
 
 
-def _one_to_one(score: FloatArray, overlap: FloatArray, hits: BoolArray) -> IntArray:
+def _one_to_one(
+    score: FloatArray, box: FloatArray, overlap: FloatArray, hits: BoolArray
+) -> IntArray:
     """[N] the mass that each prediction takes, or FALSE_POSITIVE.
 
-    Equal scores go by overlap, so the order of the file does not matter.
+    Equal scores go by overlap, then by place: the order of the file does not matter.
     """
     taken = np.full(len(score), FALSE_POSITIVE, dtype=np.int64)
     free = np.ones(overlap.shape[1], dtype=bool)
-    order = np.lexsort((-overlap.max(axis=1), -score))
+    order = np.lexsort((*box.T, -overlap.max(axis=1), -score))
     for i in order[hits[order].any(axis=1)]:
         candidates = hits[i] & free
         if candidates.any():
@@ -110,7 +112,7 @@ def match(truth: Truth, predictions: Predictions, criterion: Criterion) -> IntAr
         if len(masses):
             overlap = iou(boxes, truth.mass_box[masses])
             hits = criterion(boxes, truth.mass_box[masses], overlap)
-            taken = _one_to_one(predictions.score[chosen], overlap, hits)
+            taken = _one_to_one(predictions.score[chosen], boxes, overlap, hits)
             found[chosen] = np.where(taken >= 0, masses[taken], FALSE_POSITIVE)
         regions = truth.ignore_box[truth.ignore_image == image]
         missed = found[chosen] == FALSE_POSITIVE

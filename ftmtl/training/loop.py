@@ -68,7 +68,7 @@ class Outcome:
     left_out: tuple[str, ...]
 
 
-class OutOfMemory(MemoryError):
+class OutOfMemory(RuntimeError):
     """Not even one image at a time can be trained on; names the remedy."""
 
 

@@ -72,7 +72,8 @@ class TrainingRequest:
         if "stages" in asked:
             names = asked["stages"]
             names = [names] if isinstance(names, str) else names
-            if not isinstance(names, list) or not names or any(n not in STAGES for n in names):
+            known = isinstance(names, list) and all(n in list(STAGES) for n in names)
+            if not known or not names:
                 if names != ["auto"]:
                     raise HTTPException(400, f"stages is auto or a list of {', '.join(STAGES)}")
                 names = ()
