@@ -130,10 +130,17 @@ class _Sheet:
 
     def put(self, key: str, value: float, statistic: Statistic) -> None:
         self.figures[key] = value
-        bounds = interval(replicate(statistic, self.weights))
+        drawn = replicate(statistic, self.weights)
+        bounds = interval(drawn)
         self.ci95[key] = list(bounds) if bounds else None
+        undefined = int(np.isnan(drawn).sum())
         if bounds is None and len(self.weights):
             self.reasons[f"ci95 {key}"] = "too few patients: most replicates leave it undefined"
+        elif undefined:
+            self.reasons[f"ci95 {key}"] = (
+                f"few patients: {undefined} of {len(drawn)} replicates leave it undefined and "
+                "count for nothing"
+            )
 
     def leave_out(self, key: str, reason: str) -> None:
         self.figures[key], self.ci95[key], self.reasons[key] = None, None, reason
