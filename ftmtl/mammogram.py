@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from ftmtl.display import Display, stretch
 from ftmtl.formats import Content, Refused, dicom, raster, volume
 
-HEADER_EDITION = 1  # counts up when a header tells other facts: whoever keeps them names it
+HEADER_EDITION = 2  # counts up when a header tells other facts: whoever keeps them names it
 
 
 class UnreadableMammogram(ValueError):
