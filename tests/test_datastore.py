@@ -404,6 +404,46 @@ def test_uploads_are_read_before_they_are_kept(store: MammogramStore, tmp_path: 
     assert not list(tmp_path.parent.glob("evil*"))
 
 
+def files_of_every_name(folder: Path) -> dict[str, Path]:
+    """Mammograms that only their first bytes tell, or a suffix that is rare; by their ids."""
+    folder.mkdir()
+    grey = Image.new("L", (WIDTH, HEIGHT), 7)
+    grey.save(folder / "film", format="PNG")
+    grey.save(folder / "film.1", format="TIFF")
+    (folder / "mdb001.pgm").write_bytes(b"P5 96 128 4095 " + bytes(2 * WIDTH * HEIGHT))
+    bare = write_dicom(folder / "IM0001", "1.2.840.60")
+    bare.write_bytes(bare.read_bytes()[132:])  # as old programs write it, without "DICM"
+    return {file.name if file != bare else "1.2.840.60": file for file in folder.iterdir()}
+
+
+def test_a_mammogram_of_any_name_is_listed_or_told(store: MammogramStore, studies: Path) -> None:
+    files = files_of_every_name(studies / "any")
+    torn = files["film"].read_bytes()[:60]
+    (studies / "torn").write_bytes(torn)
+    (studies / "setup.exe").write_bytes(b"MZ" + torn)
+    store.refresh()
+    listed = {f"any__{name}" for name in files if name != "1.2.840.60"} | {"1.2.840.60"}
+    assert listed == set(store.list_images()) - {f"1.2.840.{n}" for n in (1, 2, 3)}
+    kept = json.loads((store.workspace / "left_out.json").read_text())
+    assert [row["file"] for row in kept.values()] == ["torn"]
+
+
+def test_an_upload_that_is_taken_in_is_listed(store: MammogramStore, tmp_path: Path) -> None:
+    for name, file in files_of_every_name(tmp_path / "sent").items():
+        assert store.add_image(file.name, str(file), {}) == name
+        assert Path(store.get_image_uri(name)).read_bytes() == file.read_bytes()
+    uploads = store.workspace / "uploads"
+    before = set(uploads.iterdir())
+    for name in ("report.txt", "DICOMDIR"):  # what no work list looks at
+        assert "Rename it" in refusal(422, store.add_image, name, str(tmp_path / "sent/film"), {})
+    # Its id is free, but not the name of its file.
+    write_dicom(tmp_path / "x.dcm", "1.2.840.70")
+    store.add_image("x", str(tmp_path / "x.dcm"), {})
+    refusal(409, store.add_image, "1.2.840.70.dcm", str(tmp_path / "sent/film"), {})
+    assert {f.name for f in set(uploads.iterdir()) - before} == {"1.2.840.70.dcm"}
+    assert store.image_info("1.2.840.70").view == "CC"
+
+
 def test_labels_become_records(store: MammogramStore, tmp_path: Path) -> None:
     image = store.image_info("1.2.840.1")
     mask = np.zeros((HEIGHT, WIDTH), bool)

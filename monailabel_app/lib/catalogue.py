@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (
     *(".dcm", ".dicom", ".dic", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff"),
-    *(".nii", ".nii.gz", ".nrrd"),
+    *(".pgm", ".nii", ".nii.gz", ".nrrd"),
 )
 SAVE_EVERY = 10.0  # seconds, while many new files are read
 

@@ -160,16 +160,26 @@ class Images:
             except UnreadableMammogram as error:
                 reason = f"The image cannot be read: {error.reason}. {error.remedy}"
                 raise HTTPException(422, reason) from error
-            if self.catalogue.get(image["id"]) is not None:
-                if not _same_bytes(self.file(image["id"]), file):
-                    raise HTTPException(409, f"There is another image {image['id']!r} already")
-                return str(image["id"])
-            with disk():
-                # Under its id: what the sender called a DICOM file may be the patient's name.
-                known_by_name = file.name.startswith(image["id"])
-                copy_file(file, uploads / (file.name if known_by_name else image["id"] + suffix))
-        self.catalogue.refresh()
+            # Under its id: what the sender called a DICOM file may be the patient's name.
+            known_by_name = file.name.startswith(image["id"])
+            place = uploads / (file.name if known_by_name else image["id"] + suffix)
+            self._keep(str(image["id"]), file, place)
         return str(image["id"])
+
+    def _keep(self, image_id: str, file: Path, place: Path) -> None:
+        """Takes a file in under its id; 409 for another one there, 422 where it is not listed."""
+        if self.catalogue.get(image_id) is not None:
+            if not _same_bytes(self.file(image_id), file):
+                raise HTTPException(409, f"There is another image {image_id!r} already")
+            return
+        if place.exists():  # the file of an image with another id
+            raise HTTPException(409, f"There is another image called {place.name!r} already")
+        with disk():
+            copy_file(file, place)
+        self.catalogue.refresh()
+        if self.catalogue.get(image_id) is None:
+            place.unlink()
+            raise HTTPException(422, f"A file called {place.name!r} is not listed. Rename it")
 
     def remove(self, entry: Entry) -> None:
         """Removes an uploaded image. The studies belong to the clinic: 403."""
