@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -442,6 +443,39 @@ def test_an_upload_that_is_taken_in_is_listed(store: MammogramStore, tmp_path: P
     refusal(409, store.add_image, "1.2.840.70.dcm", str(tmp_path / "sent/film"), {})
     assert {f.name for f in set(uploads.iterdir()) - before} == {"1.2.840.70.dcm"}
     assert store.image_info("1.2.840.70").view == "CC"
+
+
+def test_of_two_uploads_of_one_name_at_once_one_is_refused(
+    store: MammogramStore, tmp_path: Path
+) -> None:
+    """In ten rounds of four that come together; the answer says whose film has the name."""
+    for number in range(10):
+        films, taken = [], []
+        for grey in range(4):
+            film = tmp_path / f"{number}-{grey}.png"
+            Image.new("L", (WIDTH, HEIGHT), 50 * grey).save(film)
+            films.append(film)
+        together = threading.Barrier(len(films))
+
+        def send(film: Path, name: str, together: threading.Barrier, taken: list[Path]) -> None:
+            together.wait()
+            try:
+                store.add_image(name, str(film), {})
+                taken.append(film)
+            except HTTPException as error:
+                assert error.status_code == 409
+
+        threads = [
+            threading.Thread(target=send, args=(film, f"round{number}", together, taken))
+            for film in films
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (film,) = taken
+        kept = Path(store.get_image_uri(f"round{number}.png"))
+        assert kept.read_bytes() == film.read_bytes()
 
 
 def test_labels_become_records(store: MammogramStore, tmp_path: Path) -> None:

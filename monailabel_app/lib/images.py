@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -60,6 +61,7 @@ class Images:
         """Of a PACS at most `pacs_cache` bytes are kept, besides the images that are `labelled`."""
         self.key = key
         self._working = workspace / "tmp"
+        self._taking_in = threading.Lock()  # one of two that come at once finds the other listed
         uploads = workspace / "uploads"
         for folder in (self._working, uploads):
             folder.mkdir(exist_ok=True, mode=0o700)
@@ -163,7 +165,8 @@ class Images:
             # Under its id: what the sender called a DICOM file may be the patient's name.
             known_by_name = file.name.startswith(image["id"])
             place = uploads / (file.name if known_by_name else image["id"] + suffix)
-            self._keep(str(image["id"]), file, place)
+            with self._taking_in:
+                self._keep(str(image["id"]), file, place)
         return str(image["id"])
 
     def _keep(self, image_id: str, file: Path, place: Path) -> None:
