@@ -269,6 +269,22 @@ def test_a_withdrawn_label_is_gone_and_kept(store: MammogramStore, tmp_path: Pat
     assert later.acknowledgement()["version"] == 4
 
 
+def test_a_label_that_nobody_saw_is_not_withdrawn(store: MammogramStore, tmp_path: Path) -> None:
+    """Bob's arrives while Ann's is being withdrawn: after it was looked up, before the lock."""
+    sent = write_label(tmp_path / "x.seg.nrrd", store.image_info("1.2.840.1"), "benign")
+    store.save_label("1.2.840.1", str(sent), "final", {"client_id": "ann"})
+    # The store of another process, of whose labels this one's memory does not know.
+    again(store).save_label("1.2.840.1", str(sent), "final", {"client_id": "bob"})
+    for ann in ("1.2.840.1", "1.2.840.1@1"):
+        told = refusal(409, store.remove_label, ann, "final")
+        assert told == "Version 1 does not stand; nothing withdrawn"
+    (stands,) = again(store).json()["objects"]["1.2.840.1"]["labels"].values()
+    assert (stands["info"]["version"], stands["info"]["annotator"]) == (2, "bob")
+    store.refresh()
+    store.remove_label("1.2.840.1@2", "final")
+    assert again(store).get_labeled_images() == []
+
+
 def test_a_stock_label_map_becomes_a_label_file(store: MammogramStore, tmp_path: Path) -> None:
     pixels = np.zeros((WIDTH, HEIGHT, 1), np.uint8)
     pixels[10:20, 30:50, 0] = 1

@@ -241,17 +241,17 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         self.notes.add_to_label(image_id, label_tag, info)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Withdraws a label: it no longer speaks for the image, and stays on disk."""
+        """Withdraws a label: it no longer speaks for the image, and stays on disk.
+
+        404 where there is no such version, 409 where another one stands.
+        """
         image_id = self._image_of(label_id)
         version = self._version(label_id, label_tag)
-        present = self.labels.current(image_id, version.tag)
-        if present is None or present.version != version.version:
-            raise HTTPException(409, f"Version {version.version} does not stand; nothing withdrawn")
         try:
             with disk():
-                self.labels.withdraw(image_id, version.tag)
+                self.labels.withdraw(image_id, version.tag, version.version)
         except LookupError as error:
-            raise HTTPException(404, str(error)) from error
+            raise HTTPException(409, str(error)) from error
 
     def _public(self, version: LabelVersion) -> dict[str, Any]:
         row = sendable(version.to_json())

@@ -165,13 +165,16 @@ class LabelStore:
             self._record(folder, version)
         return version
 
-    def withdraw(self, image_id: str, tag: str) -> None:
-        """Takes an image's label back; its versions stay. Raises LookupError without a label."""
+    def withdraw(self, image_id: str, tag: str, number: int) -> None:
+        """Takes back the label that version `number` is; all versions stay.
+
+        Raises LookupError where that is not the one that stands.
+        """
         folder = self._place(image_id, tag)
         with self._lock:
             present = current(read_versions(folder))
-            if present is None:
-                raise LookupError(f"{image_id} has no label {tag!r}")
+            if present is None or present.version != number:
+                raise LookupError(f"Version {number} does not stand; nothing withdrawn")
             version = LabelVersion(
                 version=self._number(folder),
                 image=present.image,
