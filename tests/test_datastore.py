@@ -581,6 +581,58 @@ def test_a_record_that_does_not_say_its_image_is_left_out(
     assert line.startswith("1.2.840.1: what 0001.json says of it cannot be read (")
 
 
+def test_a_label_is_not_of_another_image_that_has_the_name_now(
+    store: MammogramStore, studies: Path, tmp_path: Path
+) -> None:
+    """As after an export that writes 001.png every day. A DICOM file's id is of one image alone."""
+    place, dicom, sent = studies / "001.png", studies / "THREE.DCM", tmp_path / "x.seg.nrrd"
+    films = [tmp_path / "monday.png", tmp_path / "tuesday.png"]
+    for grey, film in enumerate(films):
+        Image.new("L", (WIDTH, HEIGHT), grey).save(film)
+    shutil.copy(films[0], place)
+    store.refresh()
+
+    def submit(image: str, **params: Any) -> int:
+        store.save_label(image, str(write_label(sent, store.image_info(image), "benign")),
+                         "final", params)
+        return int(store.acknowledgement()["version"])
+
+    def taught() -> tuple[list[str], list[str]]:
+        """What training learns from and leaves out; the command line finds the same by itself."""
+        told = read_labels(store.workspace, images=store.labelled_files())
+        assert told == read_labels(store.workspace, store.studies)
+        return [str(record.image_id) for record in told[0]], told[1]
+
+    assert submit("001.png") == submit("1.2.840.3") == 1
+    assert taught() == (["001.png", "1.2.840.3"], [])
+    shutil.copy(films[1], place)
+    write_dicom(dicom, "1.2.840.3", patient="Joan^4711", InstitutionName="sent again")
+    # Nobody has asked for the list since.
+    line = "001.png: it is no longer among the studies, or another image has its name now"
+    assert taught() == (["1.2.840.3"], [line])
+    info = store.get_image_info("001.png")
+    assert (info["state"], info["annotator"], info["version"]) == ("new", None, None)
+    assert store.get_labeled_images() == ["1.2.840.3"]
+    assert "001.png" in store.get_unlabeled_images()
+    assert store.get_labels_by_image_id("001.png") == {}
+    assert store.status()["completed"] == 1
+    refusal(404, store.get_label, "001.png", "final")
+    assert store.get_label_info("001.png", "final")["current"] == 0
+    # It is labelled as an image of its own: nobody is told that somebody else was quicker.
+    assert submit("001.png", based_on=0) == 2
+    assert taught() == (["001.png", "1.2.840.3"], [])
+    # Records of before digests were kept stand as they did.
+    shutil.copy(films[0], place)
+    store.refresh()
+    assert taught() == (["1.2.840.3"], [line])
+    record = store.labels.folder / "001.png" / "final" / "0002.json"
+    row = json.loads(record.read_text())
+    assert row.pop("image_sha256") == hashlib.sha256(films[1].read_bytes()).hexdigest()
+    record.write_text(json.dumps(row))
+    store.refresh()
+    assert taught() == (["001.png", "1.2.840.3"], [])
+
+
 def test_a_damaged_label_is_told_by_its_image(store: MammogramStore, tmp_path: Path) -> None:
     sent = write_label(tmp_path / "x.seg.nrrd", store.image_info("1.2.840.1"), "benign")
     store.save_label("1.2.840.1", str(sent), "final", {})

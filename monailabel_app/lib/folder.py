@@ -16,7 +16,7 @@ NOT_IMAGES = (".seg.nrrd", ".json", ".txt", ".csv", ".xml", ".md", ".pdf", ".htm
 LINK = "it is a link to a folder, and links are not followed. Put the folder itself here"
 GONE = "the folder of the studies is not there. Check the disk or the network share that it is on"
 
-# file, root -> what is known of the image; raises UnreadableMammogram
+# file, root -> what is known of the image; raises UnreadableMammogram and OSError
 Describe = Callable[[Path, Path], dict[str, Any]]
 
 
@@ -94,6 +94,8 @@ class Folder:
             image["id"].encode()
         except UnreadableMammogram as error:
             return replace(entry, problem=f"{error.reason}. {error.remedy}")
+        except OSError as error:
+            return replace(entry, problem=_unreadable(error))
         except UnicodeEncodeError:
             return replace(entry, problem="its name is not UTF-8. Rename it")
         return replace(entry, image_id=image["id"], image=image)

@@ -30,19 +30,20 @@ from ftmtl.mammogram import (
     read_header,
     read_mammogram,
 )
+from ftmtl.mammogram import image_id as id_by_path
 from ftmtl.other_view import OTHER
 from ftmtl.patient_key import PatientKey
 from ftmtl.predict import image_info
 
 from .catalogue import Catalogue, Entry, Source, image_suffix
-from .dicomweb import DicomWeb, PacsError, Unreachable
+from .dicomweb import UID, DicomWeb, PacsError, Unreachable
 from .files import copy_file
 from .folder import Folder
 from .pacs import Pacs
 from .refusals import NAME, disk
 from .stamps import sha256_of
 
-EDITION = 2  # counts up when more is kept of a header
+EDITION = 3  # counts up when more is kept of a header
 LONGEST_NAME = 200  # bytes; file systems hold 255, and a suffix is to come
 
 
@@ -192,8 +193,13 @@ class Images:
         self.catalogue.refresh()
 
     def describe(self, file: Path, root: Path) -> dict[str, Any]:
-        """ImageInfo, pixel_aspect and examination of an image. Raises UnreadableMammogram."""
-        return self._described(read_header(file, root=root))
+        """ImageInfo, pixel_aspect and examination of an image, and its `sha256` where its id is
+        but its path, at which another may lie tomorrow. Raises UnreadableMammogram and OSError.
+        """
+        image = self._described(read_header(file, root=root))
+        if image["id"] == id_by_path(file, root) and not UID.fullmatch(image["id"]):
+            image["sha256"] = sha256_of(file)
+        return image
 
     def describe_header(self, header: Dataset, path: Path) -> dict[str, Any]:
         """The same of an image that is in a PACS."""
