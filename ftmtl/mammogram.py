@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,8 @@ from pydicom.dataset import Dataset
 from ftmtl.display import Display, stretch
 from ftmtl.formats import Content, Refused, dicom, raster, volume
 
-HEADER_EDITION = 1  # counts up when a header tells other facts: whoever keeps them names it
+HEADER_EDITION = 2  # counts up when a header tells other facts: whoever keeps them names it
+START = 560  # bytes, by which the kind of a file is known
 
 
 class UnreadableMammogram(ValueError):
@@ -185,29 +187,42 @@ def _explained(path: Path) -> Iterator[None]:
         raise UnreadableMammogram(path, reason, "Copy or export it again") from error
 
 
+def may_be_mammogram(stream: BinaryIO) -> bool:
+    """Tell by a file's first bytes whether it is of a kind that is read here."""
+    return _reader(stream.read(START), pixels=False) is not None
+
+
 def _content(stream: BinaryIO, *, pixels: bool) -> Content:
-    """Choose the reader by the first bytes."""
-    start = stream.read(560)
+    start = stream.read(START)
     stream.seek(0)
     if not start:
         raise Refused("it is empty", "Copy or export it again")
+    read = _reader(start, pixels=pixels)
+    if read is None:
+        raise Refused(
+            "it is no image that is known here",
+            "Give a DICOM, PNG, JPEG, TIFF, PGM, NIfTI or NRRD file",
+        )
+    return read(stream)
+
+
+def _reader(start: bytes, *, pixels: bool) -> Callable[[BinaryIO], Content] | None:
+    """Choose the reader by the first bytes; None for what no reader knows."""
+    read_dicom = partial(dicom.read, pixels=pixels)
     if start[128:132] == b"DICM":  # first: what comes before may be the magic of a TIFF
-        return dicom.read(stream, pixels=pixels)
+        return read_dicom
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
-        return raster.read_png(stream)
+        return raster.read_png
     if start.startswith(b"\xff\xd8\xff"):
-        return raster.read_jpeg(stream)
+        return raster.read_jpeg
     if start[:2] == b"P5" and start[2:3].isspace():
-        return raster.read_pgm(stream)
+        return raster.read_pgm
     if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return raster.read_tiff(stream)
+        return raster.read_tiff
     if start.startswith(b"NRRD"):
-        return volume.read_nrrd(stream)
+        return volume.read_nrrd
     if start.startswith(b"\x1f\x8b") or volume.looks_like_nifti(start):
-        return volume.read_nifti(stream)
+        return volume.read_nifti
     if dicom.looks_like_bare(start):
-        return dicom.read(stream, pixels=pixels)
-    raise Refused(
-        "it is no image that is known here",
-        "Give a DICOM, PNG, JPEG, TIFF, PGM, NIfTI or NRRD file",
-    )
+        return read_dicom
+    return None

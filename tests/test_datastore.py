@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -268,6 +269,22 @@ def test_a_withdrawn_label_is_gone_and_kept(store: MammogramStore, tmp_path: Pat
     assert later.acknowledgement()["version"] == 4
 
 
+def test_a_label_that_nobody_saw_is_not_withdrawn(store: MammogramStore, tmp_path: Path) -> None:
+    """Bob's arrives while Ann's is being withdrawn: after it was looked up, before the lock."""
+    sent = write_label(tmp_path / "x.seg.nrrd", store.image_info("1.2.840.1"), "benign")
+    store.save_label("1.2.840.1", str(sent), "final", {"client_id": "ann"})
+    # The store of another process, of whose labels this one's memory does not know.
+    again(store).save_label("1.2.840.1", str(sent), "final", {"client_id": "bob"})
+    for ann in ("1.2.840.1", "1.2.840.1@1"):
+        told = refusal(409, store.remove_label, ann, "final")
+        assert told == "Version 1 does not stand; nothing withdrawn"
+    (stands,) = again(store).json()["objects"]["1.2.840.1"]["labels"].values()
+    assert (stands["info"]["version"], stands["info"]["annotator"]) == (2, "bob")
+    store.refresh()
+    store.remove_label("1.2.840.1@2", "final")
+    assert again(store).get_labeled_images() == []
+
+
 def test_a_stock_label_map_becomes_a_label_file(store: MammogramStore, tmp_path: Path) -> None:
     pixels = np.zeros((WIDTH, HEIGHT, 1), np.uint8)
     pixels[10:20, 30:50, 0] = 1
@@ -404,6 +421,79 @@ def test_uploads_are_read_before_they_are_kept(store: MammogramStore, tmp_path: 
     assert not list(tmp_path.parent.glob("evil*"))
 
 
+def files_of_every_name(folder: Path) -> dict[str, Path]:
+    """Mammograms that only their first bytes tell, or a suffix that is rare; by their ids."""
+    folder.mkdir()
+    grey = Image.new("L", (WIDTH, HEIGHT), 7)
+    grey.save(folder / "film", format="PNG")
+    grey.save(folder / "film.1", format="TIFF")
+    (folder / "mdb001.pgm").write_bytes(b"P5 96 128 4095 " + bytes(2 * WIDTH * HEIGHT))
+    bare = write_dicom(folder / "IM0001", "1.2.840.60")
+    bare.write_bytes(bare.read_bytes()[132:])  # as old programs write it, without "DICM"
+    return {file.name if file != bare else "1.2.840.60": file for file in folder.iterdir()}
+
+
+def test_a_mammogram_of_any_name_is_listed_or_told(store: MammogramStore, studies: Path) -> None:
+    files = files_of_every_name(studies / "any")
+    torn = files["film"].read_bytes()[:60]
+    (studies / "torn").write_bytes(torn)
+    (studies / "setup.exe").write_bytes(b"MZ" + torn)
+    store.refresh()
+    listed = {f"any__{name}" for name in files if name != "1.2.840.60"} | {"1.2.840.60"}
+    assert listed == set(store.list_images()) - {f"1.2.840.{n}" for n in (1, 2, 3)}
+    kept = json.loads((store.workspace / "left_out.json").read_text())
+    assert [row["file"] for row in kept.values()] == ["torn"]
+
+
+def test_an_upload_that_is_taken_in_is_listed(store: MammogramStore, tmp_path: Path) -> None:
+    for name, file in files_of_every_name(tmp_path / "sent").items():
+        assert store.add_image(file.name, str(file), {}) == name
+        assert Path(store.get_image_uri(name)).read_bytes() == file.read_bytes()
+    uploads = store.workspace / "uploads"
+    before = set(uploads.iterdir())
+    for name in ("report.txt", "DICOMDIR"):  # what no work list looks at
+        assert "Rename it" in refusal(422, store.add_image, name, str(tmp_path / "sent/film"), {})
+    # Its id is free, but not the name of its file.
+    write_dicom(tmp_path / "x.dcm", "1.2.840.70")
+    store.add_image("x", str(tmp_path / "x.dcm"), {})
+    refusal(409, store.add_image, "1.2.840.70.dcm", str(tmp_path / "sent/film"), {})
+    assert {f.name for f in set(uploads.iterdir()) - before} == {"1.2.840.70.dcm"}
+    assert store.image_info("1.2.840.70").view == "CC"
+
+
+def test_of_two_uploads_of_one_name_at_once_one_is_refused(
+    store: MammogramStore, tmp_path: Path
+) -> None:
+    """In ten rounds of four that come together; the answer says whose film has the name."""
+    for number in range(10):
+        films, taken = [], []
+        for grey in range(4):
+            film = tmp_path / f"{number}-{grey}.png"
+            Image.new("L", (WIDTH, HEIGHT), 50 * grey).save(film)
+            films.append(film)
+        together = threading.Barrier(len(films))
+
+        def send(film: Path, name: str, together: threading.Barrier, taken: list[Path]) -> None:
+            together.wait()
+            try:
+                store.add_image(name, str(film), {})
+                taken.append(film)
+            except HTTPException as error:
+                assert error.status_code == 409
+
+        threads = [
+            threading.Thread(target=send, args=(film, f"round{number}", together, taken))
+            for film in films
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (film,) = taken
+        kept = Path(store.get_image_uri(f"round{number}.png"))
+        assert kept.read_bytes() == film.read_bytes()
+
+
 def test_labels_become_records(store: MammogramStore, tmp_path: Path) -> None:
     image = store.image_info("1.2.840.1")
     mask = np.zeros((HEIGHT, WIDTH), bool)
@@ -489,6 +579,58 @@ def test_a_record_that_does_not_say_its_image_is_left_out(
     [other], [line] = read_labels(store.workspace, store.studies)
     assert other.image_id == "1.2.840.3"
     assert line.startswith("1.2.840.1: what 0001.json says of it cannot be read (")
+
+
+def test_a_label_is_not_of_another_image_that_has_the_name_now(
+    store: MammogramStore, studies: Path, tmp_path: Path
+) -> None:
+    """As after an export that writes 001.png every day. A DICOM file's id is of one image alone."""
+    place, dicom, sent = studies / "001.png", studies / "THREE.DCM", tmp_path / "x.seg.nrrd"
+    films = [tmp_path / "monday.png", tmp_path / "tuesday.png"]
+    for grey, film in enumerate(films):
+        Image.new("L", (WIDTH, HEIGHT), grey).save(film)
+    shutil.copy(films[0], place)
+    store.refresh()
+
+    def submit(image: str, **params: Any) -> int:
+        store.save_label(image, str(write_label(sent, store.image_info(image), "benign")),
+                         "final", params)
+        return int(store.acknowledgement()["version"])
+
+    def taught() -> tuple[list[str], list[str]]:
+        """What training learns from and leaves out; the command line finds the same by itself."""
+        told = read_labels(store.workspace, images=store.labelled_files())
+        assert told == read_labels(store.workspace, store.studies)
+        return [str(record.image_id) for record in told[0]], told[1]
+
+    assert submit("001.png") == submit("1.2.840.3") == 1
+    assert taught() == (["001.png", "1.2.840.3"], [])
+    shutil.copy(films[1], place)
+    write_dicom(dicom, "1.2.840.3", patient="Joan^4711", InstitutionName="sent again")
+    # Nobody has asked for the list since.
+    line = "001.png: it is no longer among the studies, or another image has its name now"
+    assert taught() == (["1.2.840.3"], [line])
+    info = store.get_image_info("001.png")
+    assert (info["state"], info["annotator"], info["version"]) == ("new", None, None)
+    assert store.get_labeled_images() == ["1.2.840.3"]
+    assert "001.png" in store.get_unlabeled_images()
+    assert store.get_labels_by_image_id("001.png") == {}
+    assert store.status()["completed"] == 1
+    refusal(404, store.get_label, "001.png", "final")
+    assert store.get_label_info("001.png", "final")["current"] == 0
+    # It is labelled as an image of its own: nobody is told that somebody else was quicker.
+    assert submit("001.png", based_on=0) == 2
+    assert taught() == (["001.png", "1.2.840.3"], [])
+    # Records of before digests were kept stand as they did.
+    shutil.copy(films[0], place)
+    store.refresh()
+    assert taught() == (["1.2.840.3"], [line])
+    record = store.labels.folder / "001.png" / "final" / "0002.json"
+    row = json.loads(record.read_text())
+    assert row.pop("image_sha256") == hashlib.sha256(films[1].read_bytes()).hexdigest()
+    record.write_text(json.dumps(row))
+    store.refresh()
+    assert taught() == (["001.png", "1.2.840.3"], [])
 
 
 def test_a_damaged_label_is_told_by_its_image(store: MammogramStore, tmp_path: Path) -> None:

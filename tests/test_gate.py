@@ -321,6 +321,32 @@ def test_what_is_better_goes_into_service_before_the_end(
     assert card["operating_points_from"].startswith("this server's validation side: 30 images")
 
 
+def test_the_gate_asks_nobody_twice_and_forgets_who_is_not_asked_again(
+    tmp_path: Path, untrained: Path, side: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The candidate of the first epoch is the champion, and the anchor, of the second."""
+    films, good, blind = side
+    bench = Bench(tmp_path, untrained, blind, films)
+    run, asked = bench.run(), []
+
+    def counted(predictor: Predictor, records: Any) -> Any:
+        asked.append(predictor.model.sha256)
+        return predict_records(predictor, records)
+
+    monkeypatch.setattr("monailabel_app.lib.gate.predict_records", counted)
+    run.after_epoch(good, epoch(9, 9))
+    first, second = (bench.registry.get(version) for version in "12")
+    assert bench.in_service() == "2" and len(asked) == 2 and asked[0] == first.sha256
+    run.after_epoch(good, epoch(9, 9))
+    assert [f["champion_version"] for f in run.figures] == ["1", "2"]
+    assert len(asked) == 2, "only the card of the one that went into service is another"
+    assert set(run.gate._said) == {second.sha256, asked[1]}, "the first is not asked again"
+    fresh, _ = predict_records(
+        Predictor.load(bench.registry.path(second), device="cpu"), films
+    )
+    assert run.gate._said[second.sha256] == fresh
+
+
 @pytest.mark.parametrize("publish", ["gate", "always"])
 def test_what_is_worse_never_does(
     tmp_path: Path, untrained: Path, side: Any, publish: str

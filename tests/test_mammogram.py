@@ -408,6 +408,22 @@ def test_png_and_tiff(tmp_path: Path, pixels: Any) -> None:
         assert np.array_equal(read_mammogram(path).pixels, pixels)
 
 
+@pytest.mark.parametrize("highest", [63, 255, 256, 4095, 65535])
+def test_pgm_has_the_values_of_its_bytes(tmp_path: Path, highest: int) -> None:
+    """Whatever the highest may be: Pillow stretches 63 to 255 and 4095 to 65535."""
+    pixels = picture(16) % (highest + 1)
+    values = pixels.astype("u1" if highest < 256 else ">u2").tobytes()
+    path = tmp_path / "film"
+    path.write_bytes(b"P5\n# 43 61\n43 61 #\n%d\n" % highest + values)
+    read = read_mammogram(path)
+    assert np.array_equal(read.pixels, pixels)
+    assert read.pixels.dtype == (np.uint8 if highest < 256 else np.uint16)
+    assert (read_header(path).width, read_header(path).height) == (43, 61)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UnreadableMammogram, match="cut short"):
+        read_header(path)
+
+
 def test_jpeg(tmp_path: Path) -> None:
     path = tmp_path / "image"
     smooth = np.add.outer(np.arange(61), np.arange(43)).astype(np.uint8)
@@ -560,6 +576,7 @@ def refused_files(folder: Path) -> dict[str, Path]:
     add("palette", "p.png", lambda p: Image.fromarray(colour()).convert("P").save(p))
     add("fewer", "bit.png", lambda p: Image.fromarray(pixels > 9).save(p))
     add("of the kind CMYK", "c.jpg", lambda p: Image.fromarray(colour()).convert("CMYK").save(p))
+    add("values up to 65536", "deep.pgm", lambda p: p.write_bytes(b"P5 20 20 65536 " + bytes(1600)))
     add("2 pages", "pages.tif", lambda p: tifffile.imwrite(p, np.stack([pixels] * 2)))
     add("3 x 61", "v.nrrd", lambda p: nrrd.write(str(p), np.stack([pixels] * 3)))
     cube = np.zeros((20, 20, 20), np.int16)

@@ -345,10 +345,14 @@ def test_the_history_keeps_a_row_for_each_version_and_set_of_labels(tmp_path: Pa
 def test_a_version_is_scored_apart_on_whom_it_learned_from(
     tmp_path: Path, untrained: Path
 ) -> None:
-    """Ann was labelled before the training, Bea after it, and Cat judges, whenever that was."""
+    """Ann was labelled before the training, Bea after it, and Cat judges, whenever that was.
+
+    Eve and Fay were before it, but one's label was withdrawn since and the other's film is gone.
+    """
     studies, workspace = tmp_path / "studies", tmp_path / "workspace"
     women = {"1.2.840.1": "Ann", "1.2.840.2": "Bea", "1.2.840.3": "Cat", "1.2.840.4": "Ann",
-             "1.2.840.5": "Dot"}
+             "1.2.840.5": "Dot", "1.2.840.6": "Eve", "1.2.840.7": "Fay", "1.2.840.8": "Eve",
+             "1.2.840.9": "Fay"}
     for image, woman in women.items():
         write_dicom(studies / f"{image}.dcm", image, woman)
     workspace.mkdir()
@@ -370,7 +374,8 @@ def test_a_version_is_scored_apart_on_whom_it_learned_from(
     infer = FindMasses(registry, store.key, workspace, device="cpu")
     assert not is_due(infer, store, history), "there is no label"
     label("1.2.840.3", "benign")
-    label("1.2.840.1", "malignant")
+    for image in ("1.2.840.1", "1.2.840.6", "1.2.840.7"):
+        label(image, "malignant")
     registry.publish(registry.add(file, origin="training", parent="1").version, reason="")
     time.sleep(0.01)
     label("1.2.840.2", "benign", "malignant")
@@ -378,19 +383,25 @@ def test_a_version_is_scored_apart_on_whom_it_learned_from(
     label("1.2.840.1", "benign")  # labelled anew; she taught all the same
     label("1.2.840.5", "benign")
     Path(store.get_label_uri("1.2.840.5", "final")).write_bytes(b"NRRD0004\n")
+    store.remove_label("1.2.840.6", "final")
+    (studies / "1.2.840.7.dcm").unlink()
+    label("1.2.840.8")
+    label("1.2.840.9")
+    store.refresh()
 
     history.add({"sha256": OLD, "labels": {}})
     assert is_due(infer, store, history)
     row = ScoreModel(infer, history)({}, store)
     assert not is_due(infer, store, history)
     assert row["unseen_images"] == ["1.2.840.2", "1.2.840.3"]
-    assert row["taught_images"] == ["1.2.840.1", "1.2.840.4"]
+    assert row["taught_images"] == ["1.2.840.1", "1.2.840.4", "1.2.840.8", "1.2.840.9"]
     assert (row["version"], row["images"], row["masses"], row["taught"]["masses"]) == ("2", 2, 3, 2)
-    assert row["left_out"] == 1
+    assert row["left_out"] == 2  # a damaged label, and one whose film is gone
     least, false, images = row["fpi_by_threshold"][0]
     assert (least, images) == (0.05, 2) and false > 0
     assert row["agreement"]["added"] == 3  # nothing is shown at the threshold
     labels = {"1.2.840.1": 2, **dict.fromkeys(list(women)[1:], 1)}
+    del labels["1.2.840.6"]
     assert [r["labels"] for r in history.rows()] == [{}, labels]
 
 

@@ -55,6 +55,7 @@ class LabelVersion:
     source: str | None = None  # what was sent, where `file` had to be made from it
     comment: str | None = None
     side: str | None = None  # of the patient: "train" | "validation"
+    image_sha256: str | None = None  # where the image's id is but its path
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -72,6 +73,10 @@ class LabelVersion:
     def to_json(self) -> dict[str, Any]:
         """As written to disk and shown to clients."""
         return asdict(self)
+
+    def is_of(self, sha256: str | None) -> bool:
+        """Whether it may be of the image with that digest: always, where either is unknown."""
+        return None in (self.image_sha256, sha256) or self.image_sha256 == sha256
 
 
 def image_folder(labels: Path, image_id: str) -> Path:
@@ -124,11 +129,12 @@ def read_labels(
 ) -> tuple[list[ImageRecord], list[str]]:
     """The labelled images of a server as records for training, and the labels left out, with why.
 
-    `images` says where an image lies; else every header below `studies`, and of what was uploaded
-    or came from a PACS, is read to find out. `named` is what an image is called by its id in the
-    reasons.
+    `images` says where an image with a label lies; else every header below `studies`, and of what
+    was uploaded or came from a PACS, is read to find out, and a label is left out where another
+    image has the name of its own now. `named` is what an image is called by its id in the reasons.
     `patient_id` is the keyed hash, never the id in the file.
     """
+    searched = images is None
     if images is None:
         folders = [workspace / "uploads", workspace / "pacs"]
         images = images_by_id(*([studies] if studies else []), *folders)
@@ -143,8 +149,10 @@ def read_labels(
                             f"({error!r}). Send the label again")
             continue
         path = images.get(info.id)
-        if path is None:
-            left_out.append(f"{named(info.id)}: it is no longer among the studies")
+        by_name = version.image_sha256 is not None
+        if path is None or (searched and by_name and not version.is_of(_sha256(path))):
+            why = ", or another image has its name now" if by_name else ""
+            left_out.append(f"{named(info.id)}: it is no longer among the studies{why}")
             continue
         try:
             findings = read_label_file(file, image=info)
@@ -156,9 +164,14 @@ def read_labels(
     return sorted(records, key=lambda r: str(r.image_id)), left_out
 
 
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def info_of(image: dict[str, Any]) -> ImageInfo:
     """The image as findings documents name it, from what the server's lists say of it."""
-    row = {k: v for k, v in image.items() if k not in ("pixel_aspect", "examination")}
+    row = {k: v for k, v in image.items() if k not in ("pixel_aspect", "examination", "sha256")}
     row["spacing_mm"] = row["spacing_mm"] and tuple(row["spacing_mm"])
     return ImageInfo(**row)
 

@@ -6,6 +6,7 @@ so their images have no spacing.
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -18,6 +19,8 @@ from ftmtl.display import flip
 from ftmtl.formats import Content, Refused, check_size, grey_of
 
 AS_GREY = "Save it as one grey image of 8 or 16 bits"
+# Width, height and the highest value, with white space or comments before each.
+PGM_HEADER = re.compile(rb"P5" + 3 * rb"(?:\s|#[^\n]*\n)+([0-9]{1,9})" + rb"\s")
 
 
 def read_png(stream: BinaryIO) -> Content:
@@ -42,12 +45,27 @@ def read_jpeg(stream: BinaryIO) -> Content:
 
 
 def read_pgm(stream: BinaryIO) -> Content:
-    """Describe a binary PGM, as mini-MIAS has."""
+    """Describe a binary PGM, as mini-MIAS has: its values as stored, however far they go.
+
+    Pillow would stretch them to 8 or 16 bits, and hand out the larger ones as 32.
+    """
     data = stream.read()
-    content = _pillow(data, "PPM")
-    if len(data) < content.width * content.height:
+    header = PGM_HEADER.match(data)
+    if header is None:
         raise Refused("it is cut short", "Copy or export it again")
-    return content
+    width, height, highest = map(int, header.groups())
+    check_size(width, height)
+    if not 0 < highest < 1 << 16:
+        raise Refused(f"its header claims grey values up to {highest}", AS_GREY)
+    kind = np.dtype("u1" if highest < 1 << 8 else ">u2")
+    start, count = header.end(), width * height
+    if len(data) < start + count * kind.itemsize:
+        raise Refused("it is cut short", "Copy or export it again")
+
+    def decode() -> NDArray[Any]:
+        return np.frombuffer(data, kind, count, start).reshape(height, width)
+
+    return Content(width=width, height=height, decode=decode)
 
 
 def _pillow(data: bytes, kind: str) -> Content:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (
     *(".dcm", ".dicom", ".dic", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff"),
-    *(".nii", ".nii.gz", ".nrrd"),
+    *(".pgm", ".nii", ".nii.gz", ".nrrd"),
 )
 SAVE_EVERY = 10.0  # seconds, while many new files are read
 
@@ -41,7 +41,7 @@ class Entry:
     size: int
     image_id: str | None = None
     problem: str | None = None
-    image: dict[str, Any] | None = None  # ImageInfo, pixel_aspect and examination
+    image: dict[str, Any] | None = None  # ImageInfo, pixel_aspect, examination, perhaps sha256
 
     def describes(self, found: os.stat_result) -> bool:
         """Whether the file is still the one that was looked at."""
@@ -97,6 +97,11 @@ class Catalogue:
             self._look()
             entry = self._images.get(image_id)
         return entry
+
+    def digest(self, image_id: str) -> str | None:
+        """The SHA-256 of an image whose id is but its path, as far as known; constant-time."""
+        entry = self._images.get(image_id)
+        return None if entry is None or entry.image is None else entry.image.get("sha256")
 
     def of_view(self, image: Mapping[str, Any]) -> list[str]:
         """The images of this patient, examination, side and view."""

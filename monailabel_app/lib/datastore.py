@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ class MammogramStore(Datastore):  # type: ignore[misc]
     ) -> None:
         """Of a PACS at most `pacs_cache` bytes are kept, besides the images with a label."""
         self.studies, self.workspace = studies, workspace
-        self.labels = LabelStore(workspace / "labels")
+        self.labels = LabelStore(
+            workspace / "labels", film=lambda image_id: self.catalogue.digest(image_id)
+        )
         self.key = PatientKey.open(workspace / "patient.key", labels_exist=self.labels.any())
         self.sides = Sides(workspace / "sides.json", self._sides_told)
         self.images = Images(
@@ -111,7 +114,9 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         files = {}
         for image_id in self.get_labeled_images():
             with suppress(HTTPException):
-                files[image_id] = self.images.file(image_id)
+                file = self.images.file(image_id)
+                if self.labels.current(image_id) is not None:  # or it is another one just now
+                    files[image_id] = file
         return files
 
     def get_image(self, image_id: str, params: Any = None) -> io.BytesIO:
@@ -168,6 +173,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         """
         image = dict(self.entry(image_id).image or {})
         image.pop("examination", None)  # of the list alone
+        digest = image.pop("sha256", None)
         tag = check_tag(label_tag)
         wishes = Wishes.of(label_info)
         if wishes.to_pacs and self.entry(image_id).root != Pacs.name:
@@ -179,6 +185,7 @@ class MammogramStore(Datastore):  # type: ignore[misc]
                 Path(label_filename), image, tag, wishes, Path(folder),
                 lambda: self._seen_in(image_id),
             )  # fmt: skip
+            submission = replace(submission, image_sha256=digest)
             try:
                 version = self.labels.submit(submission, side=side)
             except UsedId as error:
@@ -241,17 +248,17 @@ class MammogramStore(Datastore):  # type: ignore[misc]
         self.notes.add_to_label(image_id, label_tag, info)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Withdraws a label: it no longer speaks for the image, and stays on disk."""
+        """Withdraws a label: it no longer speaks for the image, and stays on disk.
+
+        404 where there is no such version, 409 where another one stands.
+        """
         image_id = self._image_of(label_id)
         version = self._version(label_id, label_tag)
-        present = self.labels.current(image_id, version.tag)
-        if present is None or present.version != version.version:
-            raise HTTPException(409, f"Version {version.version} does not stand; nothing withdrawn")
         try:
             with disk():
-                self.labels.withdraw(image_id, version.tag)
+                self.labels.withdraw(image_id, version.tag, version.version)
         except LookupError as error:
-            raise HTTPException(404, str(error)) from error
+            raise HTTPException(409, str(error)) from error
 
     def _public(self, version: LabelVersion) -> dict[str, Any]:
         row = sendable(version.to_json())

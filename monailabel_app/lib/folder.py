@@ -8,16 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ftmtl.mammogram import UnreadableMammogram
+from ftmtl.mammogram import UnreadableMammogram, may_be_mammogram
 
 from .catalogue import Entry, image_suffix
 
 NOT_IMAGES = (".seg.nrrd", ".json", ".txt", ".csv", ".xml", ".md", ".pdf", ".html", ".zip")
 LINK = "it is a link to a folder, and links are not followed. Put the folder itself here"
 GONE = "the folder of the studies is not there. Check the disk or the network share that it is on"
-DICOM_MAGIC = (128, b"DICM")
 
-# file, root -> what is known of the image; raises UnreadableMammogram
+# file, root -> what is known of the image; raises UnreadableMammogram and OSError
 Describe = Callable[[Path, Path], dict[str, Any]]
 
 
@@ -95,6 +94,8 @@ class Folder:
             image["id"].encode()
         except UnreadableMammogram as error:
             return replace(entry, problem=f"{error.reason}. {error.remedy}")
+        except OSError as error:
+            return replace(entry, problem=_unreadable(error))
         except UnicodeEncodeError:
             return replace(entry, problem="its name is not UTF-8. Rename it")
         return replace(entry, image_id=image["id"], image=image)
@@ -118,5 +119,4 @@ def _may_be_image(item: os.DirEntry[str]) -> bool:
         return True
     # Exports of a PACS often have no suffix, or a name made of dots.
     with open(item.path, "rb") as stream:
-        stream.seek(DICOM_MAGIC[0])
-        return stream.read(len(DICOM_MAGIC[1])) == DICOM_MAGIC[1]
+        return may_be_mammogram(stream)

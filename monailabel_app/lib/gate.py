@@ -137,6 +137,11 @@ class Gate:
             return Verdict(word="not judged", images=len(self.records), masses=0)
         return verdict(self.truth, self._predict(champion), self._predict(candidate))
 
+    def keep(self, *weights: Path) -> None:
+        """Forgets what all other weights said, which with its outlines is much."""
+        asked_again = {sha256_of(file) for file in weights}
+        self._said = {digest: said for digest, said in self._said.items() if digest in asked_again}
+
     def write_operating_points(self, weights: Path, *, parent: str) -> None:
         """Writes into the weights' card where their thresholds come from.
 
@@ -156,6 +161,8 @@ class Gate:
                 f"version {parent}; the validation side is too small: {held}"
             )
         save_weights(weights, read.network(), preset=read.preset, metadata=card)
+        if read.sha256 in self._said:  # a card changes nothing of what is predicted
+            self._said[sha256_of(weights)] = self._said[read.sha256]
 
     def _predict(self, weights: Path) -> list[dict[str, Any]]:
         # What cannot be read counts as missed, for both models alike.

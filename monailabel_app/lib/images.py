@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -29,19 +30,20 @@ from ftmtl.mammogram import (
     read_header,
     read_mammogram,
 )
+from ftmtl.mammogram import image_id as id_by_path
 from ftmtl.other_view import OTHER
 from ftmtl.patient_key import PatientKey
 from ftmtl.predict import image_info
 
 from .catalogue import Catalogue, Entry, Source, image_suffix
-from .dicomweb import DicomWeb, PacsError, Unreachable
+from .dicomweb import UID, DicomWeb, PacsError, Unreachable
 from .files import copy_file
 from .folder import Folder
 from .pacs import Pacs
 from .refusals import NAME, disk
 from .stamps import sha256_of
 
-EDITION = 2  # counts up when more is kept of a header
+EDITION = 3  # counts up when more is kept of a header
 LONGEST_NAME = 200  # bytes; file systems hold 255, and a suffix is to come
 
 
@@ -60,6 +62,7 @@ class Images:
         """Of a PACS at most `pacs_cache` bytes are kept, besides the images that are `labelled`."""
         self.key = key
         self._working = workspace / "tmp"
+        self._taking_in = threading.Lock()  # one of two that come at once finds the other listed
         uploads = workspace / "uploads"
         for folder in (self._working, uploads):
             folder.mkdir(exist_ok=True, mode=0o700)
@@ -160,16 +163,27 @@ class Images:
             except UnreadableMammogram as error:
                 reason = f"The image cannot be read: {error.reason}. {error.remedy}"
                 raise HTTPException(422, reason) from error
-            if self.catalogue.get(image["id"]) is not None:
-                if not _same_bytes(self.file(image["id"]), file):
-                    raise HTTPException(409, f"There is another image {image['id']!r} already")
-                return str(image["id"])
-            with disk():
-                # Under its id: what the sender called a DICOM file may be the patient's name.
-                known_by_name = file.name.startswith(image["id"])
-                copy_file(file, uploads / (file.name if known_by_name else image["id"] + suffix))
-        self.catalogue.refresh()
+            # Under its id: what the sender called a DICOM file may be the patient's name.
+            known_by_name = file.name.startswith(image["id"])
+            place = uploads / (file.name if known_by_name else image["id"] + suffix)
+            with self._taking_in:
+                self._keep(str(image["id"]), file, place)
         return str(image["id"])
+
+    def _keep(self, image_id: str, file: Path, place: Path) -> None:
+        """Takes a file in under its id; 409 for another one there, 422 where it is not listed."""
+        if self.catalogue.get(image_id) is not None:
+            if not _same_bytes(self.file(image_id), file):
+                raise HTTPException(409, f"There is another image {image_id!r} already")
+            return
+        if place.exists():  # the file of an image with another id
+            raise HTTPException(409, f"There is another image called {place.name!r} already")
+        with disk():
+            copy_file(file, place)
+        self.catalogue.refresh()
+        if self.catalogue.get(image_id) is None:
+            place.unlink()
+            raise HTTPException(422, f"A file called {place.name!r} is not listed. Rename it")
 
     def remove(self, entry: Entry) -> None:
         """Removes an uploaded image. The studies belong to the clinic: 403."""
@@ -179,8 +193,13 @@ class Images:
         self.catalogue.refresh()
 
     def describe(self, file: Path, root: Path) -> dict[str, Any]:
-        """ImageInfo, pixel_aspect and examination of an image. Raises UnreadableMammogram."""
-        return self._described(read_header(file, root=root))
+        """ImageInfo, pixel_aspect and examination of an image, and its `sha256` where its id is
+        but its path, at which another may lie tomorrow. Raises UnreadableMammogram and OSError.
+        """
+        image = self._described(read_header(file, root=root))
+        if image["id"] == id_by_path(file, root) and not UID.fullmatch(image["id"]):
+            image["sha256"] = sha256_of(file)
+        return image
 
     def describe_header(self, header: Dataset, path: Path) -> dict[str, Any]:
         """The same of an image that is in a PACS."""

@@ -44,6 +44,7 @@ class Submission:
     submission_id: str | None = None
     based_on: int | None = None
     comment: str | None = None
+    image_sha256: str | None = None  # where the image's id is but its path
 
 
 class UsedId(ValueError):
@@ -53,8 +54,14 @@ class UsedId(ValueError):
 class LabelStore:
     """The labels below one folder; safe between threads and processes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, *, film: Callable[[str], str | None] = lambda image_id: None
+    ) -> None:
+        """`film` tells the SHA-256 of the image that has an id now, where that is but a path.
+
+        A label of another one, which had the name before, does not stand.
+        """
+        self.folder, self._film = folder, film
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / ".lock")
         self._guard = threading.Lock()
@@ -77,25 +84,29 @@ class LabelStore:
 
     def current(self, image_id: str, tag: str = FINAL) -> LabelVersion | None:
         """The submission that speaks for an image; constant-time."""
-        return self._current.get(image_id, {}).get(tag)
+        version = self._current.get(image_id, {}).get(tag)
+        return version if version is not None and self._is_there(version) else None
 
     def labelled(self, tag: str = FINAL) -> list[str]:
         """The ids of the images that have a label."""
         with self._guard:
-            return [image for image, labels in self._current.items() if tag in labels]
+            found = [labels[tag] for labels in self._current.values() if tag in labels]
+            return [str(version.image["id"]) for version in found if self._is_there(version)]
 
     def counts(self) -> dict[str, int]:
         """How many images have a label, by tag."""
         counts: dict[str, int] = {}
         with self._guard:
-            for tag in chain.from_iterable(self._current.values()):
-                counts[tag] = counts.get(tag, 0) + 1
+            for version in chain.from_iterable(v.values() for v in self._current.values()):
+                if self._is_there(version):
+                    counts[version.tag] = counts.get(version.tag, 0) + 1
         return counts
 
     def tags(self, image_id: str) -> list[str]:
         """The tags under which an image has a label."""
         with self._guard:
-            return list(self._current.get(image_id, {}))
+            labels = self._current.get(image_id, {})
+            return [tag for tag, version in labels.items() if self._is_there(version)]
 
     def versions(self, image_id: str, tag: str) -> list[LabelVersion]:
         """Every submission for an image, oldest first."""
@@ -134,6 +145,8 @@ class LabelStore:
                         )
                     return version
             present = current(earlier)
+            if present is not None and not present.is_of(submission.image_sha256):
+                present = None  # nobody was quicker: that was another image
             stale = submission.based_on is not None and submission.based_on != (
                 present.version if present else 0
             )
@@ -161,17 +174,21 @@ class LabelStore:
                 source=source,
                 comment=submission.comment,
                 side=settled,
+                image_sha256=submission.image_sha256,
             )
             self._record(folder, version)
         return version
 
-    def withdraw(self, image_id: str, tag: str) -> None:
-        """Takes an image's label back; its versions stay. Raises LookupError without a label."""
+    def withdraw(self, image_id: str, tag: str, number: int) -> None:
+        """Takes back the label that version `number` is; all versions stay.
+
+        Raises LookupError where that is not the one that stands.
+        """
         folder = self._place(image_id, tag)
         with self._lock:
             present = current(read_versions(folder))
-            if present is None:
-                raise LookupError(f"{image_id} has no label {tag!r}")
+            if present is None or present.version != number:
+                raise LookupError(f"Version {number} does not stand; nothing withdrawn")
             version = LabelVersion(
                 version=self._number(folder),
                 image=present.image,
@@ -182,6 +199,9 @@ class LabelStore:
                 based_on=present.version,
             )
             self._record(folder, version)
+
+    def _is_there(self, version: LabelVersion) -> bool:
+        return version.image_sha256 is None or version.is_of(self._film(version.image["id"]))
 
     def _folders(self) -> Iterator[Path]:
         """Every `<image>/<tag>`."""

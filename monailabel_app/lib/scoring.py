@@ -110,10 +110,10 @@ def score(infer: FindMasses, store: MammogramStore, history: ScoreHistory, job: 
         yield
     since = taught_since(infer.registry, version)
     sides = store.sides.all()
-    taught = {
-        r.patient_id for r in records
-        if sides.get(r.patient_id) != "validation" and _first_label(store, r) < since
-    }
+    # Of all labels that there ever were: one that was withdrawn since, or whose film has gone, has
+    # taught the patient's other films all the same.
+    labelled = {str(v.image["patient_key"]) for v in store.labels.records(FINAL) if v.time < since}
+    taught = {patient for patient in labelled if sides.get(patient) != "validation"}
     read = [r for r in records if r.image_id in results]
     parts = {
         "unseen": [r for r in read if r.patient_id not in taught],
@@ -169,10 +169,6 @@ def is_due(infer: FindMasses, store: MammogramStore, history: ScoreHistory) -> b
     version = infer.in_service()
     scored = any(row["sha256"] == version.sha256 for row in history.rows())
     return not scored and bool(store.get_labeled_images())
-
-
-def _first_label(store: MammogramStore, record: ImageRecord) -> str:
-    return store.labels.versions(str(record.image_id), FINAL)[0].time
 
 
 def _labels(store: MammogramStore) -> dict[str, int]:

@@ -190,6 +190,7 @@ class _Run:
     def _judge(self, candidate: Path, where: dict[str, Any]) -> Verdict:
         champion = self.registry.current() or self.parent
         anchor = self.registry.anchor() or champion
+        self.gate.keep(self.registry.path(champion), self.registry.path(anchor), candidate)
         verdict = self.gate.compare(self.registry.path(champion), candidate)
         if verdict.passes and anchor != champion:
             held = self.gate.compare(self.registry.path(anchor), candidate)
