@@ -84,6 +84,19 @@ def test_readers_go_first_and_in_order() -> None:
     assert turns.quiet_for() > 0
 
 
+def test_it_is_not_quiet_while_a_reader_is_served_and_is_counted_from_her_end() -> None:
+    turns = Turns()
+    time.sleep(0.5)
+    quiet = turns.quiet_for()
+    assert quiet >= 0.5
+    with pytest.raises(HTTPException), turns.reader():
+        assert turns.quiet_for() == 0
+        raise HTTPException(422, "her image cannot be read")
+    assert 0 < turns.quiet_for() < quiet
+    with turns.other():
+        assert turns.quiet_for() > 0
+
+
 def test_readings_are_bounded_and_the_unused_go_first(tmp_path: Path) -> None:
     one = Readings(tmp_path / "one")
     one.put(OLD, IMAGE, reading())
