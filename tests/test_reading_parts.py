@@ -5,9 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,6 +194,29 @@ def test_a_disagreement_that_is_known_is_not_lost(tmp_path: Path) -> None:
     table.put("x", NEW, figures_of(reading(), threshold=0.5), reading().features)  # another file
     figures = table.figures("x")
     assert figures is not None and np.isnan(figures["disagreement"])
+
+
+def test_who_looks_while_a_row_is_put_finds_all_of_it_or_nothing() -> None:
+    """Before each line that puts a row, 130 of them, past both sizes at which the table grows."""
+    table, image, seen = Table(OLD, "1"), "", set()
+
+    def look(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
+        if frame.f_code is not Table.put.__code__:
+            return None
+        figures = table.figures(image)
+        known = table.knows(image, IMAGE)
+        seen.add((figures and round(float(figures["mass"]), 3), known))
+        return look
+
+    before = sys.gettrace()
+    for number in range(130):
+        image = str(number)
+        sys.settrace(look)
+        try:
+            fill(table, image)
+        finally:
+            sys.settrace(before)
+    assert seen == {(None, False), (0.1, True)} and len(table) == 130
 
 
 def test_with_an_empty_table_the_first_image_is_given_and_that_is_said(tmp_path: Path) -> None:
