@@ -1,10 +1,13 @@
-"""Idle work: a row follows the other view of its breast."""
+"""Idle work: a row follows the other view of its breast, and a look at what is due costs little."""
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 import requests
@@ -12,10 +15,11 @@ from pacs import PASSWORD, USER, Orthanc, orthanc
 from test_datastore import write_dicom
 from test_pacs import client_of
 
-from ftmtl.active import Figures, figures_of
+from ftmtl.active import FEATURES, Figures, figures_of
 from ftmtl.mammogram import read_mammogram
 from ftmtl.other_view import with_other_view
 from ftmtl.predict import Predictor
+from ftmtl.reading import Reading
 from monailabel_app.lib import batch
 from monailabel_app.lib.batch import IdleReading
 from monailabel_app.lib.datastore import MammogramStore
@@ -152,6 +156,35 @@ def test_an_other_view_that_a_pacs_could_not_give_is_asked_for_again_after_a_whi
         put(pacs, views[1])
         monkeypatch.setattr(batch, "UNHEARD_SECONDS", 0.0)
         assert clinic.taken_up() > 0 and clinic.row(CC) == both
+
+
+def test_with_nothing_to_do_it_lets_others_in_and_looks_at_no_film(
+    tmp_path: Path, untrained: Path
+) -> None:
+    """Both views of 125 breasts, all read already."""
+    studies = tmp_path / "studies"
+    for number in range(250):
+        view, woman = ("CC", "MLO")[number % 2], f"woman {number // 2}"
+        write_dicom(studies / f"{number}.dcm", f"1.2.840.7.{number}", woman, ViewPosition=view)
+    clinic = Clinic.open(studies, tmp_path, untrained)
+    reading = Reading((), np.zeros(FEATURES, np.float32))
+    row = figures_of(reading, threshold=0.5, mirrored=reading)
+    infer, images = clinic.infer, clinic.store.list_images()
+    for image in images:
+        infer.table().put(image, infer.content(clinic.store, image), row, reading.features)
+    infer.save()
+
+    clinic.store.catalogue._next_look = math.inf  # which has a measure of its own
+    studies.rename(tmp_path / "elsewhere")
+    assert all(infer.table().knows(i, infer.content(clinic.store, i)) for i in images)
+    steps, yields, began = clinic.idle.steps(), 0, time.perf_counter()
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(steps)
+            yields += 1
+    took = time.perf_counter() - began
+    assert yields == 4, "after each hundred, in both walks through the list"
+    assert 5 * took < end.value.value <= 20 * took, "a twentieth of the time at most"
 
 
 def put(pacs: Orthanc, file: Path) -> None:

@@ -24,7 +24,7 @@ from ftmtl.evaluation.agreement import agreement
 from ftmtl.evaluation.inputs import parse_predictions, parse_truth
 from ftmtl.reading import READING_EDITION, Candidate, Reading
 from ftmtl.weights_file import load_weights, save_weights
-from monailabel_app.lib.background import Background, Busy, Job
+from monailabel_app.lib.background import Background, Busy, IdleSteps, Job, Steps
 from monailabel_app.lib.datastore import MammogramStore
 from monailabel_app.lib.files import clear_parts
 from monailabel_app.lib.infer import FindMasses
@@ -295,6 +295,7 @@ def test_jobs_wait_for_nobody_but_readers_and_idle_work_for_quiet() -> None:
     def idle():  # type: ignore[no-untyped-def]
         done.append("idle")
         yield
+        return 0.0
 
     def steps(job: Job):  # type: ignore[no-untyped-def]
         for _ in range(3):
@@ -330,6 +331,41 @@ def test_jobs_wait_for_nobody_but_readers_and_idle_work_for_quiet() -> None:
     assert done
     background.stop()
     assert done[-1] == "end"
+
+
+def test_idle_work_that_says_it_is_not_worth_while_yet_is_left_alone_but_a_job_is_not(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monailabel_app.lib.background.IDLE_SECONDS", 0.01)
+    pauses, begun = [0.0, 0.0, 600.0], []
+
+    def idle() -> IdleSteps:
+        begun.append("idle")
+        yield
+        return pauses[len(begun) - 1]
+
+    def steps(job: Job) -> Steps:
+        begun.append("job")
+        yield
+
+    background = Background(
+        idle, quiet_for=lambda: 99.0, rests=lambda: len(begun) > 3, at_end=lambda: None
+    )
+    background.start()
+    for _ in range(200):
+        if len(begun) >= 3:
+            break
+        time.sleep(0.02)
+    time.sleep(0.2)
+    assert begun == ["idle"] * 3
+    job = Job("batch", {})
+    background.begin(job, steps(job))
+    for _ in range(200):
+        if not job.runs:
+            break
+        time.sleep(0.02)
+    background.stop()
+    assert job.status == "DONE" and begun == [*["idle"] * 3, "job"]
 
 
 # Scores ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from fastapi import HTTPException
 
-from .background import Job, Steps
+from .background import IdleSteps, Job, Steps
 from .datastore import MammogramStore
 from .infer import FindMasses, listed
 from .tables import Table
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 WHICH = ("unlabeled", "labeled", "all")
 SAVE_EVERY = 50  # images
+LOOKED_AT = 100  # images with nothing to do, until what was asked for meanwhile may begin
+LONGEST_PAUSE = 600.0  # seconds; files that all have a new time take long to look at, but once
 UNHEARD_SECONDS = 600.0  # until an other view that could not be had is asked for again
 
 
@@ -82,26 +84,33 @@ class IdleReading:
         self._unreadable: set[tuple[str, str]] = set()
         self._unheard: dict[tuple[str, str], float] = {}  # when that was, by the monotonic clock
 
-    def steps(self) -> Steps:
-        """One pass over the work list; ends early when another version goes into service."""
+    def steps(self) -> IdleSteps:
+        """One pass over the work list; ends early when another version goes into service.
+
+        Returns the seconds until another pass is worth while.
+        """
         infer, store = self._infer, self._store
         table = infer.table()
         images = [*store.get_unlabeled_images(), *store.get_labeled_images()]
-        read = 0
+        read, looked = 0, 0.0
         for mirrored in (False, True):
-            for image in images:
+            for number, image in enumerate(images, start=1):
+                began = time.monotonic()
                 content = self._due(image, table, mirrored=mirrored)
-                if content is None:
-                    continue
-                self._read(image, content, table, mirrored=mirrored)
-                read += 1
-                if read % SAVE_EVERY == 0:
-                    infer.save()
-                yield
-                if infer.in_service().sha256 != table.model:
-                    return
+                if content is not None:
+                    self._read(image, content, table, mirrored=mirrored)
+                    read += 1
+                    if read % SAVE_EVERY == 0:
+                        infer.save()
+                else:
+                    looked += time.monotonic() - began
+                if content is not None or number % LOOKED_AT == 0:
+                    yield
+                    if infer.in_service().sha256 != table.model:
+                        return 0.0
         infer.tables.filled()
         infer.save()
+        return min(20 * looked, LONGEST_PAUSE)
 
     def _read(self, image: str, content: str, table: Table, *, mirrored: bool) -> None:
         try:
@@ -121,7 +130,12 @@ class IdleReading:
     def _due(self, image: str, table: Table, *, mirrored: bool) -> str | None:
         """What the image's row is to rest on where it is yet to be made (mirrored), else None."""
         figures = table.figures(image)
-        lacks = figures is None or (mirrored and bool(np.isnan(figures["disagreement"])))
+        if mirrored:  # of rows that are there; the pass has been through all else
+            lacks = figures is not None and bool(np.isnan(figures["disagreement"]))
+            if not lacks:
+                return None
+        else:
+            lacks = figures is None
         pacs = self._store.pacs
         if not lacks and pacs is not None and not pacs.is_up:
             return None  # the list is short, and a row made now would miss what it has heard
