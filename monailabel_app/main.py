@@ -26,7 +26,7 @@ from ftmtl.device import pick_device
 from ftmtl.findings import OPTIONAL
 from ftmtl.weights_file import STARTER_WEIGHTS
 from monailabel_app.lib import own_server
-from monailabel_app.lib.background import Background, Busy, Job, Steps
+from monailabel_app.lib.background import Background, Busy, IdleSteps, Job, Steps
 from monailabel_app.lib.batch import BatchRead, IdleReading, chosen_images, read_all
 from monailabel_app.lib.datastore import MammogramStore
 from monailabel_app.lib.dicomweb import DicomWeb
@@ -238,11 +238,12 @@ class MyApp(MONAILabelApp):  # type: ignore[misc]
         except Busy as error:
             raise HTTPException(429, str(error)) from error
 
-    def _idle_steps(self) -> Steps:
+    def _idle_steps(self) -> IdleSteps:
         infer, store = self._infers[MODEL], self._datastore
-        yield from self._idle_reading.steps()
+        pause = yield from self._idle_reading.steps()
         if is_due(infer, store, self.history):
             yield from score(infer, store, self.history, Job("scoring", {"method": MODEL}))
+        return pause
 
     def _trains(self) -> bool:
         # From the start of its process on, which is long before it says so itself.

@@ -5,9 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +24,7 @@ from ftmtl.evaluation.agreement import agreement
 from ftmtl.evaluation.inputs import parse_predictions, parse_truth
 from ftmtl.reading import READING_EDITION, Candidate, Reading
 from ftmtl.weights_file import load_weights, save_weights
-from monailabel_app.lib.background import Background, Busy, Job
+from monailabel_app.lib.background import Background, Busy, IdleSteps, Job, Steps
 from monailabel_app.lib.datastore import MammogramStore
 from monailabel_app.lib.files import clear_parts
 from monailabel_app.lib.infer import FindMasses
@@ -82,6 +86,19 @@ def test_readers_go_first_and_in_order() -> None:
         thread.join()
     assert order == ["ann", "bob", "cat", "batch"]
     assert turns.quiet_for() > 0
+
+
+def test_it_is_not_quiet_while_a_reader_is_served_and_is_counted_from_her_end() -> None:
+    turns = Turns()
+    time.sleep(0.5)
+    quiet = turns.quiet_for()
+    assert quiet >= 0.5
+    with pytest.raises(HTTPException), turns.reader():
+        assert turns.quiet_for() == 0
+        raise HTTPException(422, "her image cannot be read")
+    assert 0 < turns.quiet_for() < quiet
+    with turns.other():
+        assert turns.quiet_for() > 0
 
 
 def test_readings_are_bounded_and_the_unused_go_first(tmp_path: Path) -> None:
@@ -179,6 +196,29 @@ def test_a_disagreement_that_is_known_is_not_lost(tmp_path: Path) -> None:
     assert figures is not None and np.isnan(figures["disagreement"])
 
 
+def test_who_looks_while_a_row_is_put_finds_all_of_it_or_nothing() -> None:
+    """Before each line that puts a row, 130 of them, past both sizes at which the table grows."""
+    table, image, seen = Table(OLD, "1"), "", set()
+
+    def look(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
+        if frame.f_code is not Table.put.__code__:
+            return None
+        figures = table.figures(image)
+        known = table.knows(image, IMAGE)
+        seen.add((figures and round(float(figures["mass"]), 3), known))
+        return look
+
+    before = sys.gettrace()
+    for number in range(130):
+        image = str(number)
+        sys.settrace(look)
+        try:
+            fill(table, image)
+        finally:
+            sys.settrace(before)
+    assert seen == {(None, False), (0.1, True)} and len(table) == 130
+
+
 def test_with_an_empty_table_the_first_image_is_given_and_that_is_said(tmp_path: Path) -> None:
     tables = Tables(tmp_path / "tables")
     holds = Holds(tmp_path / "holds.json")
@@ -255,6 +295,7 @@ def test_jobs_wait_for_nobody_but_readers_and_idle_work_for_quiet() -> None:
     def idle():  # type: ignore[no-untyped-def]
         done.append("idle")
         yield
+        return 0.0
 
     def steps(job: Job):  # type: ignore[no-untyped-def]
         for _ in range(3):
@@ -290,6 +331,41 @@ def test_jobs_wait_for_nobody_but_readers_and_idle_work_for_quiet() -> None:
     assert done
     background.stop()
     assert done[-1] == "end"
+
+
+def test_idle_work_that_says_it_is_not_worth_while_yet_is_left_alone_but_a_job_is_not(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monailabel_app.lib.background.IDLE_SECONDS", 0.01)
+    pauses, begun = [0.0, 0.0, 600.0], []
+
+    def idle() -> IdleSteps:
+        begun.append("idle")
+        yield
+        return pauses[len(begun) - 1]
+
+    def steps(job: Job) -> Steps:
+        begun.append("job")
+        yield
+
+    background = Background(
+        idle, quiet_for=lambda: 99.0, rests=lambda: len(begun) > 3, at_end=lambda: None
+    )
+    background.start()
+    for _ in range(200):
+        if len(begun) >= 3:
+            break
+        time.sleep(0.02)
+    time.sleep(0.2)
+    assert begun == ["idle"] * 3
+    job = Job("batch", {})
+    background.begin(job, steps(job))
+    for _ in range(200):
+        if not job.runs:
+            break
+        time.sleep(0.02)
+    background.stop()
+    assert job.status == "DONE" and begun == [*["idle"] * 3, "job"]
 
 
 # Scores ---------------------------------------------------------------------------------------

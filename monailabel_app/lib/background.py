@@ -23,11 +23,13 @@ from .stamps import now
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 2.0  # after a reader's request, before idle work begins
-IDLE_SECONDS = 15.0  # between looks for new images
+IDLE_SECONDS = 15.0  # between looks for new images, at least
 LISTED = 100  # failures named in a report
 
 # Yields after each image; sees to its own turn. What it returns is the job's result.
 Steps = Generator[None, None, Any]
+# Returns the seconds until it is worth beginning again.
+IdleSteps = Generator[None, None, float]
 
 
 class Busy(RuntimeError):
@@ -80,7 +82,7 @@ class Background:
 
     def __init__(
         self,
-        idle: Callable[[], Steps],
+        idle: Callable[[], IdleSteps],
         *,
         quiet_for: Callable[[], float],
         rests: Callable[[], bool],
@@ -131,7 +133,7 @@ class Background:
         return present[0]
 
     def _run(self) -> None:
-        idle: Steps | None = None
+        idle: IdleSteps | None = None
         while not self._ends.is_set():
             self._wake.clear()
             present = next((p for p in list(self._jobs.values()) if p[0].runs), None)
@@ -145,9 +147,9 @@ class Background:
                 if idle is None:
                     idle = self._idle()
                 next(idle)
-            except StopIteration:
+            except StopIteration as end:
                 idle = None
-                self._wake.wait(IDLE_SECONDS)
+                self._wake.wait(max(IDLE_SECONDS, end.value))
             except Exception:
                 logger.exception("Work in idle time failed; it is tried again later")
                 idle = None

@@ -7,20 +7,26 @@ other did, and a second run what the first did before it was stopped.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from fastapi import HTTPException
 
-from .background import Job, Steps
+from .background import IdleSteps, Job, Steps
 from .datastore import MammogramStore
 from .infer import FindMasses, listed
+from .tables import Table
 
 logger = logging.getLogger(__name__)
 
 WHICH = ("unlabeled", "labeled", "all")
 SAVE_EVERY = 50  # images
+LOOKED_AT = 100  # images with nothing to do, until what was asked for meanwhile may begin
+LONGEST_PAUSE = 600.0  # seconds; files that all have a new time take long to look at, but once
+UNHEARD_SECONDS = 600.0  # until an other view that could not be had is asked for again
 
 
 def chosen_images(store: MammogramStore, which: Any) -> list[str]:
@@ -74,45 +80,73 @@ class IdleReading:
 
     def __init__(self, infer: FindMasses, store: MammogramStore) -> None:
         self._infer, self._store = infer, store
-        self._unreadable: set[tuple[str, str]] = set()  # SHA-256 of the weights, `content`
+        # By the weights' SHA-256 and `content`:
+        self._unreadable: set[tuple[str, str]] = set()
+        self._unheard: dict[tuple[str, str], float] = {}  # when that was, by the monotonic clock
 
-    def steps(self) -> Steps:
-        """One pass over the work list; ends early when another version goes into service."""
+    def steps(self) -> IdleSteps:
+        """One pass over the work list; ends early when another version goes into service.
+
+        Returns the seconds until another pass is worth while.
+        """
         infer, store = self._infer, self._store
-        model = infer.in_service()
+        table = infer.table()
         images = [*store.get_unlabeled_images(), *store.get_labeled_images()]
-        read = 0
+        read, looked = 0, 0.0
         for mirrored in (False, True):
-            for image in images:
-                content = self._due(image, model.sha256, mirrored=mirrored)
-                if content is None:
-                    continue
-                try:
-                    infer.remember(image, listed(store, image), mirrored=mirrored)
-                except HTTPException as error:
-                    self._unreadable.add((model.sha256, content))
-                    named = store.names.of(image)
-                    logger.info("%s is left out of the table: %s", named, error.detail)
-                read += 1
-                if read % SAVE_EVERY == 0:
-                    infer.save()
-                yield
-                if infer.in_service().sha256 != model.sha256:
-                    return
+            for number, image in enumerate(images, start=1):
+                began = time.monotonic()
+                content = self._due(image, table, mirrored=mirrored)
+                if content is not None:
+                    self._read(image, content, table, mirrored=mirrored)
+                    read += 1
+                    if read % SAVE_EVERY == 0:
+                        infer.save()
+                else:
+                    looked += time.monotonic() - began
+                if content is not None or number % LOOKED_AT == 0:
+                    yield
+                    if infer.in_service().sha256 != table.model:
+                        return 0.0
         infer.tables.filled()
         infer.save()
+        return min(20 * looked, LONGEST_PAUSE)
 
-    def _due(self, image: str, model: str, *, mirrored: bool) -> str | None:
-        """What the image's row is to rest on where it is yet to be made (mirrored), else None."""
-        table = self._infer.table()
-        figures = table.figures(image)
-        lacks = figures is None or (mirrored and bool(np.isnan(figures["disagreement"])))
+    def _read(self, image: str, content: str, table: Table, *, mirrored: bool) -> None:
         try:
-            if self._store.entry(image).changed == 0 and not lacks:
-                return None  # in a PACS, where it never changes: it need not be fetched again
-            content = self._infer.content(listed(self._store, image))
+            source = listed(self._store, image)
+        except HTTPException:
+            return  # it has gone, or the PACS does not give it: the next pass asks again
+        try:
+            self._infer.remember(image, source, mirrored=mirrored)
+        except HTTPException as error:
+            self._unreadable.add((table.model, content))
+            named = self._store.names.of(image)
+            logger.info("%s is left out of the table: %s", named, error.detail)
+        else:
+            if self._due(image, table, mirrored=False) == content:  # an other view is still missed
+                self._unheard[table.model, content] = time.monotonic()
+
+    def _due(self, image: str, table: Table, *, mirrored: bool) -> str | None:
+        """What the image's row is to rest on where it is yet to be made (mirrored), else None."""
+        figures = table.figures(image)
+        if mirrored:  # of rows that are there; the pass has been through all else
+            lacks = figures is not None and bool(np.isnan(figures["disagreement"]))
+            if not lacks:
+                return None
+        else:
+            lacks = figures is None
+        pacs = self._store.pacs
+        if not lacks and pacs is not None and not pacs.is_up:
+            return None  # the list is short, and a row made now would miss what it has heard
+        try:
+            content = self._infer.content(self._store, image)
         except (HTTPException, OSError):
             return None  # it has gone
-        if (model, content) in self._unreadable:
+        if (table.model, content) in self._unreadable:
             return None
-        return content if lacks or not table.knows(image, content) else None
+        if lacks:
+            return content
+        tried = self._unheard.get((table.model, content), -math.inf)
+        waits = time.monotonic() < tried + UNHEARD_SECONDS
+        return None if waits or table.knows(image, content) else content

@@ -10,8 +10,8 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from ftmtl.reading import Reading
 from .answer_file import LABELS, write_answer
 from .datastore import MammogramStore
 from .models import MODEL, ModelRegistry, ModelVersion
+from .pacs import Pacs
 from .question import Question, check_device
 from .readings import Digests, Readings
 from .stamps import sha256_of
@@ -47,6 +48,9 @@ from .turns import Turns
 
 logger = logging.getLogger(__name__)
 
+# In the place of a digest:
+UNHEARD = "unheard"  # the other view is no image, or could not be had
+IN_PACS = "in a PACS"  # where nothing changes under its id, so that it need not be fetched to know
 Turn = Callable[[], AbstractContextManager[None]]
 Read = TypeVar("Read", Mammogram, MammogramHeader)
 
@@ -62,6 +66,28 @@ class ImageFile:
     root: Path
     image: ImageInfo | None = None
     others: Mapping[str, Callable[[], ImageFile]] = field(default_factory=dict)
+    in_pacs: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the model sees in an image alone, and whether that was known."""
+
+    reading: Reading
+    image: ImageInfo
+    was_known: bool
+    digest: str  # of the image's bytes, or IN_PACS
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The reading of an image after its breast's other view was heard."""
+
+    reading: Reading
+    image: ImageInfo
+    was_known: bool  # alone
+    others: Sequence[Reading]
+    content: str  # what it rests on, as FindMasses.content tells
 
 
 class FindMasses(InferTask):  # type: ignore[misc]
@@ -180,11 +206,10 @@ class FindMasses(InferTask):  # type: ignore[misc]
         if question.boxes is not None:
             findings = self._describe(predictor, source, question.boxes)
         else:
-            reading, image, _ = self._heard(
-                predictor, source, turn=self.turns.reader, fresh=question.fresh
-            )
+            heard = self._heard(predictor, source, turn=self.turns.reader, fresh=question.fresh)
             findings = predictor.findings(
-                reading, image, threshold=question.threshold, max_findings=question.max_findings
+                heard.reading, heard.image,
+                threshold=question.threshold, max_findings=question.max_findings,
             )
         was_found = time.monotonic()
         file = None
@@ -208,19 +233,19 @@ class FindMasses(InferTask):  # type: ignore[misc]
         spared. 422 where the image cannot be read.
         """
         predictor = self.predictor(device or self.device)
-        reading, _, was_known = self.recall(predictor, source)
-        was_known = was_known and image_id not in self._read_along
+        heard = self._heard(predictor, source, turn=self.turns.other)
+        was_known = heard.was_known and image_id not in self._read_along
         self._read_along.discard(image_id)
         if mirrored:
             with self.turns.other():
                 alone = predictor.read_mirrored(read(source.path, source.root))
-            others = self._others(predictor, source, self.turns.other)
-            self._enter(predictor, source, reading, with_other_view(alone, others))
+            self._enter(predictor, heard, with_other_view(alone, heard.others))
         return was_known and not mirrored
 
     def recall(self, predictor: Predictor, source: ImageFile) -> tuple[Reading, ImageInfo, bool]:
         """An image's reading, made now if it is not known; no reader waits for more than it."""
-        return self._heard(predictor, source, turn=self.turns.other)
+        heard = self._heard(predictor, source, turn=self.turns.other)
+        return heard.reading, heard.image, heard.was_known
 
     def known(self, store: MammogramStore, image_id: str) -> Findings | None:
         """All that the version in service has seen in a listed image; None if nothing is kept.
@@ -241,13 +266,19 @@ class FindMasses(InferTask):  # type: ignore[misc]
         heard = with_other_view(own, [other for other in others if other is not None])
         return predictor.findings(heard, image, threshold=0.0)
 
-    def content(self, source: ImageFile) -> str:
-        """What an image's row in the table rests on: its bytes and its breast's other view.
+    def content(self, store: MammogramStore, image_id: str) -> str:
+        """What a listed image's row is to rest on now: its bytes and its breast's other view's.
 
-        Raises OSError where it has gone.
+        By what the list says of their files: one that was digested before is not looked at, and
+        nothing is fetched. Raises HTTPException, OSError where the image has gone.
         """
-        rests_on = [self.digests.of(source.path), *sorted(source.others)]
-        return hashlib.sha256("\n".join(rests_on).encode()).hexdigest()
+        others = {}
+        for other in store.other_views(image_id):
+            others[other] = UNHEARD
+            with suppress(HTTPException, OSError):
+                if not self.is_unreadable(store, other):
+                    others[other] = self._digest(store, other)
+        return _content(image_id, self._digest(store, image_id), others)
 
     def is_unreadable(self, store: MammogramStore, image_id: str) -> bool:
         """Whether a listed image could not be read when it was last tried, and is the same."""
@@ -267,10 +298,17 @@ class FindMasses(InferTask):  # type: ignore[misc]
         except OSError as error:
             logger.warning("The table could not be kept: %s", error)
 
+    def _digest(self, store: MammogramStore, image_id: str) -> str:
+        entry = store.entry(image_id)
+        if entry.root == Pacs.name:
+            return IN_PACS
+        return self.digests.of(store.catalogue.path(entry), (entry.changed, entry.size))
+
     def _describe(
         self, predictor: Predictor, source: ImageFile, boxes: list[list[float]]
     ) -> Findings:
-        others = self._others(predictor, source, self.turns.reader)
+        seen = self._others(predictor, source, self.turns.reader).values()
+        others = [other.reading for other in seen if other is not None]
         with self.turns.reader():
             mammogram = read(source.path, source.root)
             key = self.key.of(mammogram)
@@ -281,35 +319,44 @@ class FindMasses(InferTask):  # type: ignore[misc]
 
     def _heard(
         self, predictor: Predictor, source: ImageFile, *, turn: Turn, fresh: bool = False
-    ) -> tuple[Reading, ImageInfo, bool]:
-        """As `_alone`, after the other view was heard; a listed image's row is then in the table.
-        """
-        alone, image, was_known = self._alone(predictor, source, turn=turn, fresh=fresh)
-        reading = with_other_view(alone, self._others(predictor, source, turn))
+    ) -> Heard:
+        """An image's reading, made now if it is not known; a listed one is then in the table."""
+        alone = self._alone(predictor, source, turn=turn, fresh=fresh)
+        seen = self._others(predictor, source, turn)
+        others = [other.reading for other in seen.values() if other is not None]
+        digests = {name: other.digest if other else UNHEARD for name, other in seen.items()}
+        heard = Heard(
+            with_other_view(alone.reading, others), alone.image, alone.was_known, others,
+            _content(alone.image.id, alone.digest, digests),
+        )  # fmt: skip
         if source.image is not None and not (
-            was_known and self.table().knows(image.id, self.content(source))
+            heard.was_known and self.table().knows(heard.image.id, heard.content)
         ):
-            self._enter(predictor, source, reading)
-        return reading, image, was_known
+            self._enter(predictor, heard)
+        return heard
 
-    def _others(self, predictor: Predictor, source: ImageFile, turn: Turn) -> list[Reading]:
-        """Readings of the breast's other view, made now if they are not known."""
-        readings = []
+    def _others(
+        self, predictor: Predictor, source: ImageFile, turn: Turn
+    ) -> dict[str, Seen | None]:
+        """What is seen in the breast's other view, looked for now if it is not known, by image.
+
+        None for one that is no image or cannot be had.
+        """
+        found: dict[str, Seen | None] = dict.fromkeys(source.others)
         for image_id, bring in source.others.items():
             try:
                 other = bring()
                 if self._unreadable.get(image_id) == self.digests.of(other.path):
                     continue
-                reading, _, was_known = self._alone(predictor, other, turn=turn)
+                seen = found[image_id] = self._alone(predictor, other, turn=turn)
             except HTTPException as error:  # unreadable, or the PACS does not give it
                 logger.info("The other view of a breast is not heard: %s", error.detail)
                 continue
             except OSError:  # it has gone; the error would name the file, and with it a patient
                 continue
-            readings.append(reading)
-            if not was_known:
+            if not seen.was_known:
                 self._read_along.add(image_id)
-        return readings
+        return found
 
     def _kept(self, predictor: Predictor, file: Path) -> Reading | None:
         try:
@@ -319,8 +366,7 @@ class FindMasses(InferTask):  # type: ignore[misc]
 
     def _alone(
         self, predictor: Predictor, source: ImageFile, *, turn: Turn, fresh: bool = False
-    ) -> tuple[Reading, ImageInfo, bool]:
-        """What the model sees in an image alone, what that is, and whether both were known."""
+    ) -> Seen:
         model = predictor.model.sha256
         try:
             is_upload = source.image is None
@@ -339,9 +385,10 @@ class FindMasses(InferTask):  # type: ignore[misc]
                     self.readings.put(model, digest, reading)
         was_known = facts is None
         if source.image is not None:
-            return reading, source.image, was_known
+            known_by = IN_PACS if source.in_pacs else digest
+            return Seen(reading, source.image, was_known, known_by)
         facts = facts or _readable(read_header, source.path, source.root)
-        return reading, image_info(facts, self.key.of(facts)), was_known
+        return Seen(reading, image_info(facts, self.key.of(facts)), was_known, digest)
 
     def _read(self, source: ImageFile, digest: str) -> Mammogram:
         listed_as = source.image.id if source.image else ""
@@ -353,20 +400,13 @@ class FindMasses(InferTask):  # type: ignore[misc]
         self._unreadable.pop(listed_as, None)
         return mammogram
 
-    def _enter(
-        self,
-        predictor: Predictor,
-        source: ImageFile,
-        reading: Reading,
-        mirrored: Reading | None = None,
-    ) -> None:
+    def _enter(self, predictor: Predictor, heard: Heard, mirrored: Reading | None = None) -> None:
         """Sets a listed image's row, unless another version went into service meanwhile."""
         table = self.table()
-        if table.model == predictor.model.sha256 and source.image is not None:
-            row = figures_of(
-                reading, threshold=predictor.default_threshold, mirrored=mirrored
-            )
-            table.put(source.image.id, self.content(source), row, reading.features)
+        if table.model == predictor.model.sha256:
+            threshold = predictor.default_threshold
+            row = figures_of(heard.reading, threshold=threshold, mirrored=mirrored)
+            table.put(heard.image.id, heard.content, row, heard.reading.features)
 
     def _metadata(self) -> dict[str, Any]:
         loaded = self._loaded.get(self.device)
@@ -389,6 +429,14 @@ def _readable(reader: Callable[..., Read], path: Path, root: Path) -> Read:
 def listed(store: MammogramStore, image_id: Any) -> ImageFile:
     """An image of the work list; 404 where there is none, 400 for what cannot be an id."""
     path = Path(store.get_image_uri(image_id))
-    root = store.catalogue.roots[store.entry(image_id).root]
+    entry = store.entry(image_id)
+    root = store.catalogue.roots[entry.root]
     others = {other: partial(listed, store, other) for other in store.other_views(image_id)}
-    return ImageFile(path, root, store.image_info(image_id), others)
+    in_pacs = entry.root == Pacs.name
+    return ImageFile(path, root, store.image_info(image_id), others, in_pacs=in_pacs)
+
+
+def _content(image_id: str, digest: str, others: Mapping[str, str]) -> str:
+    """One digest of an image and of its breast's other view (image -> digest or UNHEARD)."""
+    rests_on = [(image_id, digest), *sorted(others.items())]
+    return hashlib.sha256("\n".join(map(" ".join, rests_on)).encode()).hexdigest()

@@ -107,6 +107,11 @@ class Pacs:
             return "the PACS does not answer, and this image was not fetched before"
         return None
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it answered when it was last asked; only then is the list whole."""
+        return self._state == "up"
+
     def status(self) -> dict[str, Any]:
         """Whether the PACS answers, since when, and how many images it has."""
         return {

@@ -85,11 +85,16 @@ class Digests:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             logger.warning("The digests of the images are computed anew: %s", error)
 
-    def of(self, path: Path) -> str:
-        """The digest of a file's content. Raises OSError."""
-        stat = path.stat()
+    def of(self, path: Path, listed_as: tuple[int, int] | None = None) -> str:
+        """The digest of a file's content. Raises OSError.
+
+        `listed_as`: its time in ns and its size by a list. If these are known, it is not looked at.
+        """
         name = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()[:32]
         known = self._known.get(name)
+        if known is not None and known[:2] == listed_as:
+            return known[2]
+        stat = path.stat()
         if known is not None and known[:2] == (stat.st_mtime_ns, stat.st_size):
             return known[2]
         digest = sha256_of(path)

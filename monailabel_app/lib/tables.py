@@ -51,11 +51,11 @@ class Table:
         with self._lock:
             at = self._index.get(image)
             if at is None:
-                at = self._index[image] = len(self._digests)
-                self._digests.append(digest)
+                at = len(self._digests)
                 if at == len(self._figures):
                     self._figures = np.concatenate([self._figures, np.zeros(at, FIGURES)])
                     self._features = np.concatenate([self._features, np.zeros_like(self._features)])
+                self._digests.append(digest)
             elif self._digests[at] == digest and np.isnan(figures["disagreement"]):
                 figures = figures.copy()
                 figures["disagreement"] = self._figures[at]["disagreement"]
@@ -64,6 +64,8 @@ class Table:
             if not np.array_equal(self._features[at], features):
                 self._features[at] = features
                 self._core_set.forget(at)
+            # Last: `figures` and `knows` wait for no lock, and find here only a row that is whole.
+            self._index[image] = at
             self.changed = True
 
     def knows(self, image: str, digest: str | None = None) -> bool:

@@ -14,8 +14,8 @@ class Turns:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._line: deque[object] = deque()
-        self._taken = False
+        self._line: deque[object] = deque()  # of readers; the first may be being served
+        self._taken = False  # by other work
         self._last_reader = time.monotonic()
 
     @contextmanager
@@ -25,13 +25,13 @@ class Turns:
         with self._changed:
             self._line.append(ticket)
             self._changed.wait_for(lambda: not self._taken and self._line[0] is ticket)
-            self._line.popleft()
-            self._taken = True
         try:
             yield
         finally:
-            self._last_reader = time.monotonic()
-            self._leave()
+            with self._changed:
+                self._line.popleft()
+                self._last_reader = time.monotonic()
+                self._changed.notify_all()
 
     @contextmanager
     def other(self) -> Iterator[None]:
@@ -42,14 +42,11 @@ class Turns:
         try:
             yield
         finally:
-            self._leave()
+            with self._changed:
+                self._taken = False
+                self._changed.notify_all()
 
     def quiet_for(self) -> float:
-        """Seconds since a reader was last here; 0 while one is."""
+        """Seconds since a reader was last here; 0 while one waits or is being served."""
         with self._changed:
             return 0.0 if self._line else time.monotonic() - self._last_reader
-
-    def _leave(self) -> None:
-        with self._changed:
-            self._taken = False
-            self._changed.notify_all()
