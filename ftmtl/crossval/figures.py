@@ -68,11 +68,13 @@ def figure_4a(outcome: Outcome) -> Figure:
     axes.set_xlim(0, FPI_SHOWN * 1.01)
     quoted = {model: f"{tpr} ± {sd}" for model, (_, tpr, sd) in FIGURE_4A.items()}
     _lines(axes, grid, outcome, froc, "tpr@3.67", quoted, "TPR at 3.67 FPI ")
-    for model, (fpi, tpr, sd) in FIGURE_4A.items():
-        if model in outcome.experiment.models:
-            axes.errorbar([fpi], [tpr], [sd], fmt="x", color=COLOURS[model], markersize=7,
-                          capsize=3, linewidth=1, alpha=0.75)
-    axes.plot([], [], "x", color=QUIET, label="crosses: the paper's, at 3.67 FPI")
+    told = [model for model in FIGURE_4A if model in outcome.experiment.models]
+    for model in told:
+        fpi, tpr, sd = FIGURE_4A[model]
+        axes.errorbar([fpi], [tpr], [sd], fmt="x", color=COLOURS[model], markersize=7,
+                      capsize=3, linewidth=1, alpha=0.75)
+    if told:
+        axes.plot([], [], "x", color=QUIET, label="crosses: the paper's, at 3.67 FPI")
     _legend(figure)
     return figure
 
