@@ -77,9 +77,10 @@ def _page(outcome: Outcome, pictures: Mapping[str, bytes]) -> str:
 {table(["fold", "images", "patients", "masses", "malignant"], _folds(result))}
 <h2>The paper's tables</h2>
 <p class="quiet">Ours in bold: mean ± SD over the folds, each judged alone, as in the paper. The
-paper's rows are quoted, all of INbreast, its own two with folds by mass and its recipe (preset
-paper); only figures of one set, one way of folding and one recipe compare. Rows without a figure
-are left out. The paper prints Dice with the union below the line; ours is Dice's own.</p>
+paper's rows are quoted to two decimals, all of INbreast, its own two with folds by mass and its
+recipe (preset paper); only figures of one set, one way of folding and one recipe compare. Rows
+without a figure are left out. The paper prints Dice with the union below the line; ours is Dice's
+own.</p>
 <h3>Table 3: classification, AUC of detected masses</h3>
 {_table(["method", "configuration", "AUC"], TABLE_3, _ours(result, _auc))}
 <h3>Table 4: detection, TPR @ FPI, IoU &gt; 0.2</h3>
