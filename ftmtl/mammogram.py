@@ -24,6 +24,7 @@ from ftmtl.formats import Content, Refused, dicom, raster, volume
 
 HEADER_EDITION = 2  # counts up when a header tells other facts: whoever keeps them names it
 START = 560  # bytes, by which the kind of a file is known
+LONGEST_NAME = 200  # bytes of an id that names a file; these hold 255, and a suffix is to come
 
 
 class UnreadableMammogram(ValueError):

@@ -18,7 +18,7 @@ from ftmtl.canvas import Canvas
 from ftmtl.datasets.film import read_film
 from ftmtl.datasets.records import CATEGORY_OF, ImageRecord
 from ftmtl.findings import Findings, ImageInfo
-from ftmtl.mammogram import Mammogram, UnreadableMammogram, read_mammogram
+from ftmtl.mammogram import LONGEST_NAME, Mammogram, UnreadableMammogram, read_mammogram
 from ftmtl.other_view import other_views, with_other_view
 from ftmtl.overlay import save_overlay
 from ftmtl.patient_key import PatientKey
@@ -28,7 +28,6 @@ from ftmtl.reading import Reading
 from ftmtl.veto import worst
 
 KEY_FILE = "patient.key"
-LONGEST_NAME = 200  # bytes; file systems hold 255, and a suffix is to come
 COLUMNS = ("file", "id", "patient_key", "laterality", "view", "verdict", "malignancy", "findings")
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 Opened = tuple[Mammogram, Canvas] | UnreadableMammogram

@@ -10,8 +10,8 @@ import requests
 from serving import Server, serve
 from test_datastore import write_dicom, write_label
 
+from ftmtl.digest import sha256_of
 from ftmtl.findings import ImageInfo
-from monailabel_app.lib.stamps import sha256_of
 
 IMAGES = ["1.2.840.1", "1.2.840.2"]
 

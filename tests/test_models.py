@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ftmtl.digest import sha256_of
 from monailabel_app.lib.models import ModelRegistry, RefusedVersion, UnknownVersion
 from monailabel_app.lib.scoring import ScoreHistory
-from monailabel_app.lib.stamps import sha256_of
 
 
 def weights(folder: Path, text: str) -> Path:

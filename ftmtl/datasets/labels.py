@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 from urllib.parse import quote, unquote
 
+from ftmtl.digest import sha256_of
 from ftmtl.findings import Finding, Findings, ImageInfo
 from ftmtl.label_file import UnreadableLabel, read_label_file
-from ftmtl.mammogram import UnreadableMammogram, read_header
+from ftmtl.mammogram import LONGEST_NAME, UnreadableMammogram, read_header
 
 from .published import hidden
 from .records import BENIGN, MALIGNANT, Annotation, ImageRecord, Role
@@ -82,7 +83,7 @@ class LabelVersion:
 def image_folder(labels: Path, image_id: str) -> Path:
     """Where the labels of an image lie; always directly below `labels`."""
     name = quote(image_id, safe="")
-    if len(name) > 200 or name.startswith("."):
+    if len(name) > LONGEST_NAME or name.startswith("."):
         name = hashlib.sha256(image_id.encode()).hexdigest()
     return labels / name
 
@@ -150,7 +151,7 @@ def read_labels(
             continue
         path = images.get(info.id)
         by_name = version.image_sha256 is not None
-        if path is None or (searched and by_name and not version.is_of(_sha256(path))):
+        if path is None or (searched and by_name and not version.is_of(sha256_of(path))):
             why = ", or another image has its name now" if by_name else ""
             left_out.append(f"{named(info.id)}: it is no longer among the studies{why}")
             continue
@@ -162,11 +163,6 @@ def read_labels(
             continue
         records.append(to_record(findings, path, pixel_aspect=aspect))
     return sorted(records, key=lambda r: str(r.image_id)), left_out
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def info_of(image: dict[str, Any]) -> ImageInfo:

@@ -130,12 +130,9 @@ class IdleReading:
     def _due(self, image: str, table: Table, *, mirrored: bool) -> str | None:
         """What the image's row is to rest on where it is yet to be made (mirrored), else None."""
         figures = table.figures(image)
-        if mirrored:  # of rows that are there; the pass has been through all else
-            lacks = figures is not None and bool(np.isnan(figures["disagreement"]))
-            if not lacks:
-                return None
-        else:
-            lacks = figures is None
+        if mirrored and (figures is None or not np.isnan(figures["disagreement"])):
+            return None  # there is no row, or it is whole; the pass has been through all else
+        lacks = mirrored or figures is None
         pacs = self._store.pacs
         if not lacks and pacs is not None and not pacs.is_up:
             return None  # the list is short, and a row made now would miss what it has heard

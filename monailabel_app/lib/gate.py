@@ -24,6 +24,7 @@ import numpy as np
 
 from ftmtl.datasets.coco import to_coco
 from ftmtl.datasets.records import ImageRecord
+from ftmtl.digest import sha256_of
 from ftmtl.evaluation import operating_points
 from ftmtl.evaluation.bootstrap import patient_weights
 from ftmtl.evaluation.compare import compare
@@ -34,7 +35,6 @@ from ftmtl.predict_files import predict_records
 from ftmtl.weights_file import load_weights, save_weights
 
 from .models import PASSED
-from .stamps import sha256_of
 
 FPI = np.array([0.3, 1.0, 3.67])
 FEWEST_MASSES = 10

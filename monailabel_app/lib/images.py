@@ -21,9 +21,11 @@ from fastapi import HTTPException
 from pydicom.dataset import Dataset
 
 from ftmtl.datasets.labels import info_of
+from ftmtl.digest import sha256_of
 from ftmtl.findings import ImageInfo
 from ftmtl.mammogram import (
     HEADER_EDITION,
+    LONGEST_NAME,
     MammogramHeader,
     UnreadableMammogram,
     header_of,
@@ -41,10 +43,8 @@ from .files import copy_file
 from .folder import Folder
 from .pacs import Pacs
 from .refusals import NAME, disk
-from .stamps import sha256_of
 
 EDITION = 3  # counts up when more is kept of a header
-LONGEST_NAME = 200  # bytes; file systems hold 255, and a suffix is to come
 
 
 class Images:

@@ -23,6 +23,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from ftmtl.active import figures_of
 from ftmtl.datasets.labels import LABEL_SUFFIX
+from ftmtl.digest import sha256_of
 from ftmtl.findings import Findings, ImageInfo
 from ftmtl.mammogram import (
     Mammogram,
@@ -42,7 +43,6 @@ from .models import MODEL, ModelRegistry, ModelVersion
 from .pacs import Pacs
 from .question import Question, check_device
 from .readings import Digests, Readings
-from .stamps import sha256_of
 from .tables import Serving, Table, Tables
 from .turns import Turns
 

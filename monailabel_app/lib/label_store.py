@@ -25,9 +25,10 @@ from ftmtl.datasets.labels import (
     image_folder,
     read_versions,
 )
+from ftmtl.digest import sha256_of
 
 from .files import copy_file
-from .stamps import now, sha256_of
+from .stamps import now
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,10 @@ from typing import Any
 from filelock import FileLock
 
 from ftmtl.atomic import write_json
+from ftmtl.digest import sha256_of
 
 from .files import copy_file, set_aside
-from .stamps import now, sha256_of
+from .stamps import now
 
 logger = logging.getLogger(__name__)
 

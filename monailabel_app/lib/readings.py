@@ -16,10 +16,10 @@ import threading
 from pathlib import Path
 
 from ftmtl.atomic import write_json
+from ftmtl.digest import sha256_of
 from ftmtl.reading import READING_EDITION, DamagedReading, Reading
 
 from .bounded import BoundedFolder
-from .stamps import sha256_of
 
 logger = logging.getLogger(__name__)
 

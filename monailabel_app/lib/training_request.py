@@ -72,7 +72,7 @@ class TrainingRequest:
         if "stages" in asked:
             names = asked["stages"]
             names = [names] if isinstance(names, str) else names
-            known = isinstance(names, list) and all(n in list(STAGES) for n in names)
+            known = isinstance(names, list) and all(n in tuple(STAGES) for n in names)
             if not known or not names:
                 if names != ["auto"]:
                     raise HTTPException(400, f"stages is auto or a list of {', '.join(STAGES)}")
